@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from jaxtyping import Float
+from torch import Tensor
+
 from potstill.core.shapes import AttentionsBHLL, IndicesBTK, LogitsBTV, LogprobsBTK, PerTokenBT, StatesBLD
 
 
@@ -37,6 +40,27 @@ class SparseLogprobs:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputHead:
+    """What turns last states into logits: z = scale * (W h + b), then softcap * tanh(z / softcap) where there is one.
+
+    weight_VD: [V, D]. scale, softcap: as the model's own config has them.
+    """
+
+    weight_VD: Float[Tensor, "V D"]
+    bias_V: Float[Tensor, " V"] | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeadedStates:
+    """Last states, after the final norm, and the head that makes logits of them: the product is never held whole."""
+
+    states_BTD: Float[Tensor, "B T D"]
+    head: OutputHead
+
+
+@dataclass(frozen=True, slots=True)
 class HiddenStates:
     """States by layer: 0 is the embedding output, i the output of block i; -1 the last state after the final norm."""
 
@@ -55,26 +79,33 @@ class Signal:
     """A teacher's comment on a batch."""
 
     voice: Voice
-    logits: DenseLogits | SparseLogprobs | None = None
+    logits: DenseLogits | SparseLogprobs | HeadedStates | None = None
     hidden: HiddenStates | None = None
     attentions: Attentions | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """The student's side of the same kinds."""
+    """The student's side of the same kinds. Where `headed` was wanted there are no whole logits."""
 
-    logits_BTV: LogitsBTV
+    logits_BTV: LogitsBTV | None
+    headed: HeadedStates | None = None
     hidden: HiddenStates | None = None
     attentions: Attentions | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """What an objective needs. teacher: False when labels alone are learnt (then no teacher is loaded)."""
+    """What an objective needs.
+
+    teacher: False when labels alone are learnt (then no teacher is loaded). headed: last states and their head in place
+    of logits, from both sides. top_k: this many log-probabilities and the tail are enough, at `temperature`.
+    """
 
     teacher: bool = True
     logits: bool = True
+    headed: bool = False
     hidden_layers: tuple[int, ...] = field(default=())
     attention_layers: tuple[int, ...] = field(default=())
     top_k: int | None = None
+    temperature: float = 1.0

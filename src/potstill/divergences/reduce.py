@@ -23,10 +23,14 @@ def weighted_mean(
     """
     weights = weights.to(values.dtype)
     summed = (values.masked_fill(weights == 0, 0.0) * weights).sum()
-    own = float(weights.sum())
+    return summed * mean_scale(float(weights.sum()), total=total, temperature=temperature)
+
+
+def mean_scale(own: float, *, total: float | None, temperature: float) -> float:
+    """What a weighted sum is multiplied with to become the mean of `weighted_mean`; own: the sum of its weights."""
     denominator = own if total is None else total
     if denominator > 0:
-        return summed * (temperature**2 / denominator)
+        return temperature**2 / denominator
     if own > 0:
         raise ValueError(f"the total of the weights is {denominator}, but this batch alone has {own}")
-    return summed
+    return 1.0

@@ -1,0 +1,170 @@
+"""Fused linear + divergence: from last states and output heads to the loss and its gradients, logits never whole.
+
+The two projections, the divergence and both gradients are computed together, a block of tokens at a time, and the
+gradients are kept from the forward pass: the backward pass multiplies them by one number. Nothing of the size
+[tokens, vocabulary] ever exists. The method is known from cross-entropy (Wijmans et al. 2024, Cut Your Losses,
+arXiv:2411.09009, section 4); that every divergence of the catalogue needs one more number for each token and no more is
+in `mixtures.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from potstill.core.shapes import Scalar
+from potstill.core.signal import OutputHead
+from potstill.divergences.catalogue import DIVERGENCES
+from potstill.divergences.mixtures import FORMS, Form
+from potstill.divergences.reduce import mean_scale
+from potstill.divergences.tiles import RANGES, Engine, Side, Task
+from potstill.divergences.tiles_native import NativeEngine, fits
+from potstill.divergences.tiles_torch import TorchEngine
+from potstill.divergences.walks import walk_blocks
+
+Memory = Literal["balanced", "low"]
+
+SMALLEST_BLOCK, LARGEST_BLOCK, LOW_BLOCK = 64, 512, 256
+"""Tokens at a time: a multiple of the compiled engine's panels, and no more than its tiles have room for in a cache."""
+
+
+def linear_divergence(
+    student_hidden_NS: Float[Tensor, "N S"],
+    student_head_VS: Float[Tensor, "V S"] | OutputHead,
+    teacher_hidden_NT: Float[Tensor, "N T"],
+    teacher_head_VT: Float[Tensor, "V T"] | OutputHead,
+    divergence: str = "forward_kl",
+    temperature: float = 1.0,
+    weights_N: Float[Tensor, " N"] | None = None,
+    targets_N: Int[Tensor, " N"] | None = None,
+    hard_weight: float = 0.0,
+    params: Mapping[str, float] | None = None,
+    *,
+    soft_weight: float = 1.0,
+    hard_weights_N: Float[Tensor, " N"] | None = None,
+    total: float | None = None,
+    hard_total: float | None = None,
+    memory: Memory = "balanced",
+) -> Scalar:
+    """soft_weight T^2 mean(D) + hard_weight mean(cross-entropy at T = 1), weighted means over tokens, in fp32.
+
+    A head is a matrix, or an OutputHead with bias, scale and softcap. weights_N: of the divergence, 1 when absent;
+    hard_weights_N: of the cross-entropy against targets_N, the same when absent. total, hard_total: denominators of a
+    whole step (see reduce.weighted_mean). A token under weight 0 is not looked at. Gradients reach the student's
+    states, head and bias, once; the teacher gets none.
+
+    memory: "balanced" keeps the logits of a block of tokens between the walks, about as many bytes as the gradients;
+    "low" computes them again, for 1.6 times the arithmetic of the KLs and adaptive KL's relatives more.
+
+    Raises ValueError for an unknown divergence or parameter, shapes that do not fit, targets outside the vocabulary.
+    """
+    student, teacher = _side(student_hidden_NS, student_head_VS), _side(teacher_hidden_NT, teacher_head_VT)
+    form = _form(divergence, params or {})
+    _check(student, teacher, temperature, targets_N, hard_weight)
+    ones = torch.ones_like(student.states_ND[:, 0], dtype=torch.promote_types(student.states_ND.dtype, torch.float32))
+    soft_N = ones if weights_N is None else weights_N.to(ones.dtype)
+    hard_N = soft_N if hard_weights_N is None else hard_weights_N.to(ones.dtype)
+    soft_N = soft_N * (soft_weight * mean_scale(float(soft_N.sum()), total=total, temperature=temperature))
+    hard_N = hard_N * (hard_weight * mean_scale(float(hard_N.sum()), total=hard_total, temperature=1.0))
+    kept = (soft_N != 0) | (hard_N != 0)
+    states_ND = student.states_ND
+    if not kept.all():
+        states_ND, soft_N, hard_N = states_ND[kept], soft_N[kept], hard_N[kept]
+        teacher = dataclasses.replace(teacher, states_ND=teacher.states_ND[kept])
+        targets_N = None if targets_N is None else targets_N[kept]
+    if not len(states_ND):
+        return states_ND.sum().float() + student.head_VD[:0].sum().float()
+    task = Task(
+        student=dataclasses.replace(student, states_ND=states_ND.detach(), head_VD=student.head_VD.detach()),
+        teacher=teacher,
+        form=form,
+        temperature=temperature,
+        targets_N=targets_N if hard_weight else None,
+        store=memory == "balanced",
+        block=0,
+    )
+    task = dataclasses.replace(task, block=_block(task))
+    scalar: Scalar = _Fused.apply(states_ND, student.head_VD, student.bias_V, task, soft_N, hard_N)
+    return scalar
+
+
+class _Fused(torch.autograd.Function):
+    """The loss, with its gradients ready."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states_ND: Tensor, head_VD: Tensor, bias_V: Tensor | None, task: Task, soft_N: Tensor, hard_N: Tensor
+    ) -> Tensor:
+        wanted = ctx.needs_input_grad[:3]
+        kind = NativeEngine if fits(task) else TorchEngine
+        engine: Engine = kind(task, states=wanted[0], head=wanted[1], bias=wanted[2])
+        loss = walk_blocks(task, engine, soft_N, hard_N, differentiate=any(wanted))
+        ctx.gradients = tuple(
+            None if held is None or given is None else held.to(given.dtype)
+            for held, given in zip(engine.held, (states_ND, head_VD, bias_V), strict=True)
+        )
+        return loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
+        factor = float(outer)
+        scaled = (one if one is None or factor == 1.0 else one * factor for one in ctx.gradients)
+        return (*scaled, None, None, None)
+
+
+def _side(states_ND: Tensor, head: Tensor | OutputHead) -> Side:
+    if isinstance(head, OutputHead):
+        return Side(states_ND.contiguous(), head.weight_VD.contiguous(), head.bias_V, head.scale, head.softcap)
+    return Side(states_ND.contiguous(), head.contiguous())
+
+
+def _form(divergence: str, given: Mapping[str, float]) -> Form:
+    if divergence not in DIVERGENCES:
+        raise ValueError(f"there is no divergence {divergence!r}: choose one of {', '.join(DIVERGENCES)}")
+    row = DIVERGENCES[divergence]
+    unknown = sorted(set(given) - set(row.parameters))
+    if unknown:
+        raise ValueError(f"{divergence} has no parameter {unknown[0]!r}; it has {list(row.parameters) or 'none'}")
+    return FORMS[divergence](**{**row.parameters, **given})
+
+
+def _check(student: Side, teacher: Side, temperature: float, targets_N: Tensor | None, hard_weight: float) -> None:
+    entries, spoken = len(student.head_VD), len(teacher.head_VD)
+    if entries != spoken:
+        raise ValueError(f"the student's head has {entries} entries and the teacher's {spoken}: nothing is padded or cut")
+    if len(student.states_ND) != len(teacher.states_ND):
+        raise ValueError(f"{len(student.states_ND)} states of the student, {len(teacher.states_ND)} of the teacher")
+    for name, side in (("student", student), ("teacher", teacher)):
+        if side.states_ND.shape[1] != side.head_VD.shape[1]:
+            raise ValueError(
+                f"the {name}'s states are {side.states_ND.shape[1]} wide, its head {side.head_VD.shape[1]}: take the "
+                "states after the final norm, and the head of the same model"
+            )
+        if side.bias_V is not None and not bool(torch.isfinite(side.bias_V).all()):
+            raise ValueError(f"the bias of the {name}'s head is not finite everywhere: leave such entries out of the head")
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}: it must be above 0")
+    if hard_weight and targets_N is None:
+        raise ValueError(f"hard_weight is {hard_weight}, but there are no targets: give targets_N, or set it to 0")
+    if hard_weight and targets_N is not None and not bool(((targets_N >= 0) & (targets_N < entries)).all()):
+        raise ValueError(f"targets lie outside the {entries} entries: give unknown ones target 0 and weight 0")
+
+
+def _block(task: Task) -> int:
+    """Tokens at a time, so that all workspace together stays below the gradients that are returned."""
+    entries, width = task.student.head_VD.shape
+    if not task.store:
+        return LOW_BLOCK
+    native = fits(task)
+    size = task.student.head_VD.element_size()
+    kept = 2 * entries * (size if native else max(size, 4))
+    laid_out = (2 * width + task.teacher.head_VD.shape[1]) * size
+    per_token = kept + RANGES * width * 4 + laid_out
+    affordable = int(0.96 * entries * width * size / per_token)
+    return min(max(affordable // SMALLEST_BLOCK * SMALLEST_BLOCK, SMALLEST_BLOCK), LARGEST_BLOCK)

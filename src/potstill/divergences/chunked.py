@@ -34,10 +34,10 @@ SMALLEST_BLOCK, LARGEST_BLOCK, LOW_BLOCK = 64, 512, 256
 
 
 def linear_divergence(
-    student_hidden_NS: Float[Tensor, "N S"],
-    student_head_VS: Float[Tensor, "V S"] | OutputHead,
-    teacher_hidden_NT: Float[Tensor, "N T"],
-    teacher_head_VT: Float[Tensor, "V T"] | OutputHead,
+    student_hidden_NS: Float[Tensor, "_ _"],
+    student_head_VS: Float[Tensor, "_ _"] | OutputHead,
+    teacher_hidden_NT: Float[Tensor, "_ _"],
+    teacher_head_VT: Float[Tensor, "_ _"] | OutputHead,
     divergence: str = "forward_kl",
     temperature: float = 1.0,
     weights_N: Float[Tensor, " N"] | None = None,
@@ -63,34 +63,64 @@ def linear_divergence(
 
     Raises ValueError for an unknown divergence or parameter, shapes that do not fit, targets outside the vocabulary.
     """
-    student, teacher = _side(student_hidden_NS, student_head_VS), _side(teacher_hidden_NT, teacher_head_VT)
-    form = _form(divergence, params or {})
-    _check(student, teacher, temperature, targets_N, hard_weight)
+    student = side_of("student", student_hidden_NS, student_head_VS)
+    teacher = side_of("teacher", teacher_hidden_NT, teacher_head_VT)
     ones = torch.ones_like(student.states_ND[:, 0], dtype=torch.promote_types(student.states_ND.dtype, torch.float32))
     soft_N = ones if weights_N is None else weights_N.to(ones.dtype)
     hard_N = soft_N if hard_weights_N is None else hard_weights_N.to(ones.dtype)
-    soft_N = soft_N * (soft_weight * mean_scale(float(soft_N.sum()), total=total, temperature=temperature))
-    hard_N = hard_N * (hard_weight * mean_scale(float(hard_N.sum()), total=hard_total, temperature=1.0))
+    if hard_weight and targets_N is None:
+        raise ValueError(f"hard_weight is {hard_weight}, but there are no targets: give targets_N, or set it to 0")
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}: it must be above 0")
+    return linear_losses(
+        student,
+        teacher,
+        form_of(divergence, params or {}),
+        temperature=temperature,
+        soft_N=soft_N * (soft_weight * mean_scale(float(soft_N.sum()), total=total, temperature=temperature)),
+        hard_N=hard_N * (hard_weight * mean_scale(float(hard_N.sum()), total=hard_total, temperature=1.0)),
+        targets_N=targets_N if hard_weight else None,
+        memory=memory,
+    )[0]
+
+
+def linear_losses(
+    student: Side,
+    teacher: Side,
+    form: Form,
+    *,
+    temperature: float,
+    soft_N: Float[Tensor, " N"],
+    hard_N: Float[Tensor, " N"],
+    targets_N: Int[Tensor, " N"] | None,
+    memory: Memory = "balanced",
+) -> tuple[Scalar, Float[Tensor, 2]]:
+    """sum_n soft_n D_n + hard_n CE_n, attached to the graph, and the two sums alone, which are not.
+
+    A token of which both coefficients are 0 is not looked at. Raises ValueError for sides or targets that do not fit.
+    """
+    _check(student, teacher, targets_N)
     kept = (soft_N != 0) | (hard_N != 0)
-    states_ND = student.states_ND
     if not kept.all():
-        states_ND, soft_N, hard_N = states_ND[kept], soft_N[kept], hard_N[kept]
+        student = dataclasses.replace(student, states_ND=student.states_ND[kept])
         teacher = dataclasses.replace(teacher, states_ND=teacher.states_ND[kept])
+        soft_N, hard_N = soft_N[kept], hard_N[kept]
         targets_N = None if targets_N is None else targets_N[kept]
-    if not len(states_ND):
-        return states_ND.sum().float() + student.head_VD[:0].sum().float()
+    if not len(soft_N):
+        return student.states_ND.sum().to(soft_N.dtype) + student.head_VD[:0].sum(), soft_N.new_zeros(2)
+    leaves = (student.states_ND, student.head_VD, student.bias_V)
     task = Task(
-        student=dataclasses.replace(student, states_ND=states_ND.detach(), head_VD=student.head_VD.detach()),
+        student=dataclasses.replace(student, states_ND=student.states_ND.detach(), head_VD=student.head_VD.detach()),
         teacher=teacher,
         form=form,
         temperature=temperature,
-        targets_N=targets_N if hard_weight else None,
+        targets_N=targets_N,
         store=memory == "balanced",
-        block=0,
+        block=SMALLEST_BLOCK,
     )
     task = dataclasses.replace(task, block=_block(task))
-    scalar: Scalar = _Fused.apply(states_ND, student.head_VD, student.bias_V, task, soft_N, hard_N)
-    return scalar
+    total, parts = _Fused.apply(*leaves, task, soft_N, hard_N)  # type: ignore[no-untyped-call]
+    return total, parts
 
 
 class _Fused(torch.autograd.Function):
@@ -99,32 +129,46 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, states_ND: Tensor, head_VD: Tensor, bias_V: Tensor | None, task: Task, soft_N: Tensor, hard_N: Tensor
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         wanted = ctx.needs_input_grad[:3]
         kind = NativeEngine if fits(task) else TorchEngine
         engine: Engine = kind(task, states=wanted[0], head=wanted[1], bias=wanted[2])
-        loss = walk_blocks(task, engine, soft_N, hard_N, differentiate=any(wanted))
+        parts = walk_blocks(task, engine, soft_N, hard_N, differentiate=any(wanted))
         ctx.gradients = tuple(
             None if held is None or given is None else held.to(given.dtype)
             for held, given in zip(engine.held, (states_ND, head_VD, bias_V), strict=True)
         )
-        return loss
+        ctx.mark_non_differentiable(parts)
+        return parts.sum(), parts
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, outer: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        # Let go of them: whoever takes the only reference need not copy.
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError("the gradients of a fused loss are given once: call linear_divergence again")
         factor = float(outer)
-        scaled = (one if one is None or factor == 1.0 else one * factor for one in ctx.gradients)
+        scaled = (one if one is None or factor == 1.0 else one.mul_(factor) for one in gradients)
         return (*scaled, None, None, None)
 
 
-def _side(states_ND: Tensor, head: Tensor | OutputHead) -> Side:
-    if isinstance(head, OutputHead):
-        return Side(states_ND.contiguous(), head.weight_VD.contiguous(), head.bias_V, head.scale, head.softcap)
-    return Side(states_ND.contiguous(), head.contiguous())
+def side_of(name: str, states_ND: Float[Tensor, "_ _"], head: Float[Tensor, "_ _"] | OutputHead) -> Side:
+    """States and head of one model as the walks take them. Raises ValueError when they are not of the same model."""
+    given = head if isinstance(head, OutputHead) else OutputHead(head)
+    width, expected = states_ND.shape[1], given.weight_VD.shape[1]
+    if width != expected:
+        raise ValueError(
+            f"the {name}'s states are {width} wide, its head {expected}: take the states after the final norm, and the "
+            "head of the same model"
+        )
+    if given.bias_V is not None and not bool(torch.isfinite(given.bias_V).all()):
+        raise ValueError(f"the bias of the {name}'s head is not finite everywhere: leave such entries out of the head")
+    return Side(states_ND.contiguous(), given.weight_VD.contiguous(), given.bias_V, given.scale, given.softcap)
 
 
-def _form(divergence: str, given: Mapping[str, float]) -> Form:
+def form_of(divergence: str, given: Mapping[str, float]) -> Form:
+    """A divergence of the catalogue in the form that can be fused. Raises ValueError for an unknown name."""
     if divergence not in DIVERGENCES:
         raise ValueError(f"there is no divergence {divergence!r}: choose one of {', '.join(DIVERGENCES)}")
     row = DIVERGENCES[divergence]
@@ -134,25 +178,15 @@ def _form(divergence: str, given: Mapping[str, float]) -> Form:
     return FORMS[divergence](**{**row.parameters, **given})
 
 
-def _check(student: Side, teacher: Side, temperature: float, targets_N: Tensor | None, hard_weight: float) -> None:
+def _check(student: Side, teacher: Side, targets_N: Tensor | None) -> None:
     entries, spoken = len(student.head_VD), len(teacher.head_VD)
     if entries != spoken:
-        raise ValueError(f"the student's head has {entries} entries and the teacher's {spoken}: nothing is padded or cut")
+        raise ValueError(
+            f"the student's head has {entries} entries and the teacher's {spoken}: nothing is padded or cut"
+        )
     if len(student.states_ND) != len(teacher.states_ND):
         raise ValueError(f"{len(student.states_ND)} states of the student, {len(teacher.states_ND)} of the teacher")
-    for name, side in (("student", student), ("teacher", teacher)):
-        if side.states_ND.shape[1] != side.head_VD.shape[1]:
-            raise ValueError(
-                f"the {name}'s states are {side.states_ND.shape[1]} wide, its head {side.head_VD.shape[1]}: take the "
-                "states after the final norm, and the head of the same model"
-            )
-        if side.bias_V is not None and not bool(torch.isfinite(side.bias_V).all()):
-            raise ValueError(f"the bias of the {name}'s head is not finite everywhere: leave such entries out of the head")
-    if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}: it must be above 0")
-    if hard_weight and targets_N is None:
-        raise ValueError(f"hard_weight is {hard_weight}, but there are no targets: give targets_N, or set it to 0")
-    if hard_weight and targets_N is not None and not bool(((targets_N >= 0) & (targets_N < entries)).all()):
+    if targets_N is not None and not bool(((targets_N >= 0) & (targets_N < entries)).all()):
         raise ValueError(f"targets lie outside the {entries} entries: give unknown ones target 0 and weight 0")
 
 
@@ -166,5 +200,6 @@ def _block(task: Task) -> int:
     kept = 2 * entries * (size if native else max(size, 4))
     laid_out = (2 * width + task.teacher.head_VD.shape[1]) * size
     per_token = kept + RANGES * width * 4 + laid_out
-    affordable = int(0.96 * entries * width * size / per_token)
+    gradient_of_states = 4 * task.student.states_ND.numel()
+    affordable = int((0.96 * entries * width * size - gradient_of_states) / per_token)
     return min(max(affordable // SMALLEST_BLOCK * SMALLEST_BLOCK, SMALLEST_BLOCK), LARGEST_BLOCK)

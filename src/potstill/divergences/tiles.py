@@ -55,6 +55,12 @@ class Range:
     last: int
 
 
+def ranges(entries: int) -> list[Range]:
+    """The vocabulary in at most RANGES parts of equal size."""
+    size = -(-entries // RANGES)
+    return [Range(index, first, min(first + size, entries)) for index, first in enumerate(range(0, entries, size))]
+
+
 @dataclass(frozen=True, slots=True)
 class Stats:
     """Sums over the vocabulary for each token of a block, relative to the running maxima.
@@ -99,13 +105,12 @@ class Slopes:
 
 @runtime_checkable
 class Engine(Protocol):
-    """One block after the other: `begin`, then walks over each range in the order they are listed here.
-
-    workers: how many walks of different ranges may run at once.
-    """
+    """One block after the other: `begin`, then walks over each range in the order they are listed here."""
 
     @property
-    def workers(self) -> int: ...
+    def workers(self) -> int:
+        """How many walks of different ranges may run at once."""
+        ...
 
     def begin(self, first: int, last: int) -> None:
         """Take the tokens [first, last) as the block."""

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from potstill.divergences.tiles import BIN_BITS, RANGES, Range, Side, Slopes, Stats, Task, Totals
+from potstill.divergences.tiles import BIN_BITS, RANGES, Range, Side, Slopes, Stats, Task, Totals, ranges
 
 PANEL, TILE = 64, 192  # as in native/
 NOBODY = 1e4
@@ -108,7 +108,9 @@ class NativeEngine:
     """An Engine over the compiled walks. Holds the gradients it is asked for, in the dtype of the student."""
 
     def __init__(self, task: Task, *, states: bool, head: bool, bias: bool):
-        self._task, self._code = task, library()
+        code = library()
+        assert code is not None, "`fits` was asked first"
+        self._task, self._code = task, code
         self.workers = min(torch.get_num_threads(), RANGES)
         student = task.student
         vocabulary, width = student.head_VD.shape
@@ -126,7 +128,7 @@ class NativeEngine:
         self._fill("student", student)
         self._fill("teacher", task.teacher)
         tokens = min(task.block, _padded(len(student.states_ND)))
-        self._partial = torch.empty(RANGES, tokens, width) if states else None
+        self._partial = torch.empty(len(ranges(vocabulary)), tokens, width) if states else None
         self._stores = {}
         if task.store:
             kept = torch.float16 if student.head_VD.dtype == torch.bfloat16 else torch.float32
@@ -249,14 +251,13 @@ def _words(rows_ND: Tensor) -> Tensor:
 
 def _panels(words_KN: Tensor) -> Tensor:
     """[K, N] as N / 64 panels [K, 64]."""
-    return words_KN.unflatten(1, (-1, PANEL)).transpose(0, 1).contiguous()
+    return words_KN.reshape(len(words_KN), -1, PANEL).transpose(0, 1).contiguous()
 
 
 def _by_token(rows_ND: Tensor) -> Tensor:
     """The states as a right-hand side that is summed over tokens: words along the tokens, panels of 64 columns."""
     rows = F.pad(rows_ND, (0, -rows_ND.shape[1] % PANEL))
     if rows.dtype == torch.bfloat16:
-        rows = rows.unflatten(0, (-1, 2)).transpose(1, 2).contiguous().view(torch.int32).squeeze(-1)
-    else:
-        rows = rows.contiguous().view(torch.int32)
-    return _panels(rows)
+        tokens, width = rows.shape
+        rows = rows.reshape(tokens // 2, 2, width).transpose(1, 2).contiguous()
+    return _panels(rows.contiguous().view(torch.int32).squeeze(-1))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from potstill.divergences.mixtures import Form
-from potstill.divergences.tiles import BIN_BITS, KEY_BITS, KEY_STEP, RANGES, Range, Side, Slopes, Stats, Task, Totals
+from potstill.divergences.tiles import BIN_BITS, KEY_BITS, KEY_STEP, Range, Side, Slopes, Stats, Task, Totals, ranges
 
 TILE = 4096
 """Entries of the vocabulary that one step looks at."""
@@ -25,6 +25,7 @@ class TorchEngine:
         self._states = torch.zeros_like(student.states_ND, dtype=self._dtype) if states else None
         self._head = torch.zeros_like(student.head_VD) if head else None
         self._bias = student.head_VD.new_zeros(len(student.head_VD), dtype=self._dtype) if bias else None
+        self._ranges = len(ranges(len(student.head_VD)))
         self._kept: tuple[Tensor, ...] | None = None
         if task.store:
             shape = (min(task.block, len(student.states_ND)), len(student.head_VD))
@@ -35,7 +36,7 @@ class TorchEngine:
         self._rows = slice(first, last)
         self._targets = None if self._task.targets_N is None else self._task.targets_N[self._rows]
         student = self._task.student.states_ND
-        self._partial = student.new_zeros(RANGES, last - first, student.shape[1], dtype=self._dtype)
+        self._partial = student.new_zeros(self._ranges, last - first, student.shape[1], dtype=self._dtype)
 
     def logits(self, part: Range) -> Stats:
         """See Engine. All of a range at once: its sums are then relative to its own maxima."""

@@ -1,6 +1,6 @@
 """The order of the walks over one block of tokens, and the arithmetic between them: one number for each token.
 
-    logits of every range -> log-normalisers, both KLs -> (mixtures: value and mean slope) -> gradients of every range
+logits of every range -> log-normalisers, both KLs -> (mixtures: value and mean slope) -> gradients of every range
 """
 
 from __future__ import annotations
@@ -8,29 +8,33 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from potstill.divergences.adaptive import HEAD_MASS
-from potstill.divergences.tiles import BIN_BITS, KEY_BITS, RANGES, Engine, Range, Slopes, Stats, Task, Totals
+from potstill.divergences.tiles import BIN_BITS, KEY_BITS, Engine, Range, Slopes, Stats, Task, Totals, ranges
 
 Made = TypeVar("Made")
 
 
+@runtime_checkable
 class Each(Protocol):
-    """Do one walk over every range, side by side where the engine can."""
+    """Does one walk over every range, side by side where the engine can."""
 
-    def __call__(self, walk: Callable[[Range], Made]) -> list[Made]: ...
+    def __call__(self, walk: Callable[[Range], Made]) -> list[Made]:
+        """What the walk gives, in the order of the ranges."""
+        ...
 
 
 def walk_blocks(task: Task, engine: Engine, soft_N: Tensor, hard_N: Tensor, *, differentiate: bool) -> Tensor:
-    """sum_n soft_n D_n + hard_n CE_n over all tokens; its gradients stay with the engine."""
+    """[2]: sum_n soft_n D_n and sum_n hard_n CE_n over all tokens; the gradients of their sum stay with the engine."""
     tokens, parts = len(task.student.states_ND), ranges(len(task.student.head_VD))
     dtype = torch.promote_types(task.student.states_ND.dtype, torch.float32)
     soft_N, hard_N = soft_N.to(dtype), hard_N.to(dtype)
-    loss = soft_N.new_zeros(())
+    parts_2 = soft_N.new_zeros(2)
     with ThreadPoolExecutor(max(engine.workers, 1)) as pool:
 
         def each(walk: Callable[[Range], Made]) -> list[Made]:
@@ -43,42 +47,35 @@ def walk_blocks(task: Task, engine: Engine, soft_N: Tensor, hard_N: Tensor, *, d
             totals = _totals(stats)
             engine.fix(totals)
             value, slopes = _slopes(task, engine, each, stats, totals)
-            loss += (soft_N[rows] * value).sum()
+            parts_2[0] += (soft_N[rows] * value).sum()
             if task.targets_N is not None:
                 below = (stats.max_s - stats.target) * task.temperature
-                loss += (hard_N[rows] * (below + totals.hard_log)).sum()
+                parts_2[1] += (hard_N[rows] * (below + totals.hard_log)).sum()
             if differentiate:
                 scale = task.student.scale
                 soft, hard = soft_N[rows] * (scale / task.temperature), hard_N[rows] * scale
                 engine.slope(dataclasses.replace(slopes, soft=soft, hard=hard))
                 each(engine.gradients)
                 engine.end()
-    return loss
-
-
-def ranges(entries: int) -> list[Range]:
-    """The vocabulary in at most RANGES parts of equal size."""
-    size = -(-entries // RANGES)
-    return [Range(index, first, min(first + size, entries)) for index, first in enumerate(range(0, entries, size))]
+    return parts_2
 
 
 def merged(parts: list[Stats], temperature: float) -> Stats:
     """Sums over the whole vocabulary from those over its ranges."""
-    names = [field.name for field in dataclasses.fields(Stats)]
-    all_ = Stats(*(torch.stack([getattr(part, name) for part in parts]) for name in names))
-    max_s, max_t = all_.max_s.amax(0), all_.max_t.amax(0)
-    fade_s, fade_t = (all_.max_s - max_s).exp(), (all_.max_t - max_t).exp()
-    sum_s = (all_.sum_s * fade_s).sum(0)
-    hard = (all_.sum_hard * ((all_.max_s - max_s) * temperature).exp()).sum(0)
+    of = {field.name: torch.stack([getattr(part, field.name) for part in parts]) for field in dataclasses.fields(Stats)}
+    max_s, max_t = of["max_s"].amax(0), of["max_t"].amax(0)
+    fade_s, fade_t = (of["max_s"] - max_s).exp(), (of["max_t"] - max_t).exp()
+    sum_s = (of["sum_s"] * fade_s).sum(0)
+    hard = (of["sum_hard"] * ((of["max_s"] - max_s) * temperature).exp()).sum(0)
     return Stats(
         max_s=max_s,
         sum_s=sum_s,
         max_t=max_t,
-        sum_t=(all_.sum_t * fade_t).sum(0),
-        gap_s=(all_.gap_s * fade_s).sum(0),
-        gap_t=(all_.gap_t * fade_t).sum(0),
+        sum_t=(of["sum_t"] * fade_t).sum(0),
+        gap_s=(of["gap_s"] * fade_s).sum(0),
+        gap_t=(of["gap_t"] * fade_t).sum(0),
         sum_hard=sum_s if temperature == 1 else hard,
-        target=all_.target.sum(0),
+        target=of["target"].sum(0),
     )
 
 
@@ -115,7 +112,7 @@ def _head_share(engine: Engine, each: Each, none: Tensor) -> Tensor:
     key at a time, from the first choice down, until one step of 2^-19 nats holds the entry that passes HEAD_MASS."""
     keys, above = torch.zeros_like(none, dtype=torch.long), none
     for shift in range(KEY_BITS - BIN_BITS, -1, -BIN_BITS):
-        mass = torch.stack(each(lambda part, shift=shift, keys=keys: engine.mass(part, shift, keys))).sum(0)
+        mass = torch.stack(each(partial(engine.mass, shift=shift, prefix=keys))).sum(0)
         running = above + mass.cumsum(0)
         found = (running <= HEAD_MASS).sum(0).clamp(max=2**BIN_BITS - 1)
         before = running.gather(0, (found - 1).clamp(min=0).unsqueeze(0)).squeeze(0)

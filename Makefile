@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install demo test test-slow lint docs clean half-decoder seeds-classifier seeds-half-decoder
+.PHONY: bench-loss install demo test test-slow lint docs clean half-decoder seeds-classifier seeds-half-decoder
 
 install: $(VENV)/.dev
 
@@ -42,6 +42,9 @@ seeds-classifier: $(VENV)/.demo
 
 seeds-half-decoder: $(VENV)/.demo
 	@$(BIN)/python benchmarks/seeds.py half-decoder --seeds 0 1 2
+
+bench-loss: $(VENV)/.dev
+	@$(BIN)/python -m benchmarks.loss
 
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest

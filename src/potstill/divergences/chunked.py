@@ -23,7 +23,7 @@ from potstill.divergences.catalogue import DIVERGENCES
 from potstill.divergences.mixtures import FORMS, Form
 from potstill.divergences.reduce import mean_scale
 from potstill.divergences.tiles import RANGES, Engine, Side, Task
-from potstill.divergences.tiles_native import NativeEngine, fits
+from potstill.divergences.tiles_native import NativeEngine, fits, stored
 from potstill.divergences.tiles_torch import TorchEngine
 from potstill.divergences.walks import walk_blocks
 
@@ -195,9 +195,8 @@ def _block(task: Task) -> int:
     entries, width = task.student.head_VD.shape
     if not task.store:
         return LOW_BLOCK
-    native = fits(task)
     size = task.student.head_VD.element_size()
-    kept = 2 * entries * (size if native else max(size, 4))
+    kept = 2 * entries * (stored(task).itemsize if fits(task) else max(size, 4))
     laid_out = (2 * width + task.teacher.head_VD.shape[1]) * size
     per_token = kept + RANGES * width * 4 + laid_out
     gradient_of_states = 4 * task.student.states_ND.numel()

@@ -45,6 +45,7 @@ class _Problem(ctypes.Structure):
         ("panels", _LONG),
         ("width", _LONG),
         ("states_by_token", _POINTER),
+        ("halves", _INT),
         ("hard", _INT),
         ("terms", _INT),
         ("adds", _INT),
@@ -104,6 +105,13 @@ def fits(task: Task) -> bool:
     return True
 
 
+def stored(task: Task) -> torch.dtype:
+    """How logits are kept between the walks. Half, relative to a running maximum, is far finer than the rounding of a
+    bf16 gradient; but total variation asks which of p and q is larger, and half would often answer wrongly."""
+    halves = task.student.head_VD.dtype == torch.bfloat16 and not task.form.variation
+    return torch.float16 if halves else torch.float32
+
+
 class NativeEngine:
     """An Engine over the compiled walks. Holds the gradients it is asked for, in the dtype of the student."""
 
@@ -131,8 +139,9 @@ class NativeEngine:
         self._partial = torch.empty(len(ranges(vocabulary)), tokens, width) if states else None
         self._stores = {}
         if task.store:
-            kept = torch.float16 if student.head_VD.dtype == torch.bfloat16 else torch.float32
-            self._stores = {name: torch.empty(tokens * vocabulary, dtype=kept) for name in ("student", "teacher")}
+            dtype = stored(task)
+            self._problem.halves = dtype == torch.float16
+            self._stores = {name: torch.empty(tokens * vocabulary, dtype=dtype) for name in ("student", "teacher")}
 
     def begin(self, first: int, last: int) -> None:
         """Lay the states of the block out as panels of 64 tokens, zeros behind the last token."""

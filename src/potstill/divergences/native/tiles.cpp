@@ -33,7 +33,7 @@ constexpr int BINS = 256;
 constexpr float SMALLEST = 1e-37f;  // stands for a probability that underflowed, where its logarithm is taken
 
 // One model's side. head: [vocabulary][words], states: panels [words][64]. store: its logits, panels [vocabulary][64],
-// as float, or as half relative to a reference where the student is bf16; absent where logits are computed again.
+// as float, or as half relative to a reference where `halves`; absent where logits are computed again.
 struct Side {
     const uint32_t* head;
     int64_t words;
@@ -53,6 +53,7 @@ struct Problem {
     int64_t panels;
     int64_t width;                    // of the student's states
     const uint32_t* states_by_token;  // the student's again, panels of 64 columns: [tokens as words][64]
+    int32_t halves;
     int32_t hard;
     int32_t terms;                    // how many mixtures K(x, y); 0: the divergence is made of forward and reverse KL
     int32_t adds;                     // gradients of the head are added to what is there
@@ -146,7 +147,7 @@ struct Walk {
         for (int64_t panel = 0; panel < task.panels; ++panel) {
             const int64_t place = (panel * task.vocabulary + first) * PANEL;
             const float* from = tile + panel * TILE * PANEL;
-            if constexpr (kind == Kind::fp32) {
+            if (!task.halves) {
                 std::memcpy(static_cast<float*>(side.store) + place, from, count * PANEL * sizeof(float));
             } else {
                 uint16_t* to = static_cast<uint16_t*>(side.store) + place;
@@ -164,7 +165,7 @@ struct Walk {
         for (int64_t panel = 0; panel < task.panels; ++panel) {
             const int64_t place = (panel * task.vocabulary + first) * PANEL;
             float* to = tile + panel * TILE * PANEL;
-            if constexpr (kind == Kind::fp32) {
+            if (!task.halves) {
                 std::memcpy(to, static_cast<const float*>(side.store) + place, count * PANEL * sizeof(float));
             } else {
                 const uint16_t* from = static_cast<const uint16_t*>(side.store) + place;

@@ -53,14 +53,6 @@ class OutputHead:
 
 
 @dataclass(frozen=True, slots=True)
-class HeadedStates:
-    """Last states, after the final norm, and the head that makes logits of them: the product is never held whole."""
-
-    states_BTD: Float[Tensor, "B T D"]
-    head: OutputHead
-
-
-@dataclass(frozen=True, slots=True)
 class HiddenStates:
     """States by layer: 0 is the embedding output, i the output of block i; -1 the last state after the final norm."""
 
@@ -79,33 +71,26 @@ class Signal:
     """A teacher's comment on a batch."""
 
     voice: Voice
-    logits: DenseLogits | SparseLogprobs | HeadedStates | None = None
+    logits: DenseLogits | SparseLogprobs | None = None
     hidden: HiddenStates | None = None
     attentions: Attentions | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """The student's side of the same kinds. Where `headed` was wanted there are no whole logits."""
+    """The student's side of the same kinds."""
 
-    logits_BTV: LogitsBTV | None
-    headed: HeadedStates | None = None
+    logits_BTV: LogitsBTV
     hidden: HiddenStates | None = None
     attentions: Attentions | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """What an objective needs.
-
-    teacher: False when labels alone are learnt (then no teacher is loaded). headed: last states and their head in place
-    of logits, from both sides. top_k: this many log-probabilities and the tail are enough, at `temperature`.
-    """
+    """What an objective needs. teacher: False when labels alone are learnt (then no teacher is loaded)."""
 
     teacher: bool = True
     logits: bool = True
-    headed: bool = False
     hidden_layers: tuple[int, ...] = field(default=())
     attention_layers: tuple[int, ...] = field(default=())
     top_k: int | None = None
-    temperature: float = 1.0

@@ -1,7 +1,7 @@
 """The fused loss against the four matrix products that nobody can avoid, and against others.
 
-    make bench-loss                                  times, errors, memory: about half an hour on 2 cores
-    python benchmarks/loss.py times --rounds 3       one of: times, errors, memory, busy
+    make bench-loss                                  everything
+    python -m benchmarks.loss times --rounds 3       one of: times, errors, memory, busy
 
 times: CPU seconds of one thread over those of the four products alone, by the matrix library's own routine, all in
 turn in one process, medians over rounds. errors: gradients in bf16 against double precision. memory: growth of the
@@ -115,7 +115,8 @@ def errors() -> dict[str, Any]:
         exact.forget()
         run(given)
         whole(truth, exact).backward()
-        found[name] = [relative(own.grad, true.grad) for own, true in zip(leaves(given), leaves(exact), strict=True)]
+        pairs = zip(leaves(given), leaves(exact), strict=True)
+        found[name] = [relative(own.grad, true.grad, scaled=name in PEERS) for own, true in pairs]
     show("errors, bf16", found)
     return found
 
@@ -130,12 +131,12 @@ def leaves(given: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
     return given.states, given.head
 
 
-def relative(own: torch.Tensor | None, true: torch.Tensor | None) -> float:
-    """Direction and size up to one factor: peers average over other denominators."""
+def relative(own: torch.Tensor | None, true: torch.Tensor | None, *, scaled: bool) -> float:
+    """scaled: up to one factor, since peers average over other denominators."""
     if own is None or true is None:
         raise AssertionError("both were differentiated")
     own, true = own.double(), true.double()
-    factor = float((own * true).sum() / (own * own).sum())
+    factor = float((own * true).sum() / (own * own).sum()) if scaled else 1.0
     return round(float((factor * own - true).norm() / true.norm()), 5)
 
 

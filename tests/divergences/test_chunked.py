@@ -1,6 +1,8 @@
 """The fused loss against the plain formula in double precision, on both engines, in every shape it is offered for."""
 
+import ctypes
 import dataclasses
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -184,13 +186,12 @@ def test_several_blocks_of_tokens_equal_one(engine, monkeypatch):
 @pytest.mark.parametrize("engine", ENGINES, indirect=True)
 @pytest.mark.parametrize("name", DIVERGENCES)
 def test_is_zero_with_gradient_zero_at_equality(engine, name):
-    if name == "adaptive_kl" or DIVERGENCES[name].at_equality == 0.0:
-        problem = Problem()
-        states, head = problem.states.float().requires_grad_(), problem.head.float().requires_grad_()
-        loss = linear_divergence(states, head, states.detach(), head.detach(), name)
-        loss.backward()
-        assert abs(float(loss)) < 1e-6
-        assert float(states.grad.abs().max()) < 1e-6
+    problem = Problem()
+    states, head = problem.states.float().requires_grad_(), problem.head.float().requires_grad_()
+    loss = linear_divergence(states, head, states.detach(), head.detach(), name)
+    loss.backward()
+    assert abs(float(loss) - DIVERGENCES[name].at_equality) < 1e-6
+    assert float(states.grad.abs().max()) < 1e-6
 
 
 @pytest.mark.parametrize("engine", ENGINES, indirect=True)
@@ -310,6 +311,24 @@ def test_a_teacher_in_bf16_beside_a_student_in_fp32():
     problem.teacher_states, problem.teacher_head = states.double(), head.double()
     plain(problem, truth, "forward_kl", {}).backward()
     assert max(errors(leaves, truth)) < 1e-5
+
+
+def test_the_compiled_engine_is_built_where_it_can_be():
+    cpu = Path("/proc/cpuinfo")
+    if shutil.which("g++") is None or not cpu.exists() or "avx512dq" not in cpu.read_text():
+        pytest.skip("no compiler, or no AVX-512")
+    assert tiles_native.library() is not None, "run `make install`: nearly every other test here would be skipped"
+
+
+def test_a_library_of_other_sources_is_not_used(monkeypatch):
+    if tiles_native.library() is None:
+        pytest.skip("the compiled engine is not built, or this processor lacks AVX-512")
+
+    class Shorter(ctypes.Structure):
+        _fields_ = tiles_native._Problem._fields_[:-1]
+
+    monkeypatch.setattr(tiles_native, "_Problem", Shorter)
+    assert tiles_native.library.__wrapped__() is None
 
 
 def test_every_divergence_has_a_form():

@@ -13,6 +13,7 @@ from typing import Literal, Protocol, runtime_checkable
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from potstill.core.signal import OutputHead
 from potstill.divergences.mixtures import Form
 
 RANGES = 8
@@ -24,13 +25,10 @@ KEY_BITS, KEY_STEP, BIN_BITS = 24, 2.0**-19, 8
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """States and head of one model: logits are softcap(scale * (states head^T + bias))."""
+    """Last states of one model, and the head that makes logits of them."""
 
     states_ND: Float[Tensor, "N D"]
-    head_VD: Float[Tensor, "V D"]
-    bias_V: Float[Tensor, " V"] | None = None
-    scale: float = 1.0
-    softcap: float | None = None
+    head: OutputHead
 
 
 @dataclass(frozen=True, slots=True)

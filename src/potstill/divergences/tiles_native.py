@@ -73,12 +73,13 @@ class _Problem(ctypes.Structure):
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled walks, or None where they were not built."""
+    """The compiled walks, or None where they were not built, or built from other sources than these."""
     found = sorted(Path(__file__).parent.glob("_native*.so"))
     if not found:
         return None
     loaded = ctypes.CDLL(str(found[0]))
-    if not loaded.potstill_tiles_support(0):
+    # One that was built from other sources would read the problem at other places.
+    if not loaded.potstill_tiles_support(0) or loaded.potstill_problem_bytes() != ctypes.sizeof(_Problem):
         return None
     problem = ctypes.POINTER(_Problem)
     loaded.potstill_walk_logits.argtypes = (problem, _LONG, _LONG, _POINTER, _POINTER)
@@ -94,13 +95,13 @@ def fits(task: Task) -> bool:
     if code is None:
         return False
     for side in (task.student, task.teacher):
-        tensors = (side.states_ND, side.head_VD)
-        if any(one.device.type != "cpu" for one in tensors) or side.states_ND.dtype != side.head_VD.dtype:
+        tensors = (side.states_ND, side.head.weight_VD)
+        if any(one.device.type != "cpu" for one in tensors) or side.states_ND.dtype != side.head.weight_VD.dtype:
             return False
-        if side.head_VD.dtype == torch.bfloat16:
-            if side.head_VD.shape[1] % 2 or not code.potstill_tiles_support(1):
+        if side.head.weight_VD.dtype == torch.bfloat16:
+            if side.head.weight_VD.shape[1] % 2 or not code.potstill_tiles_support(1):
                 return False
-        elif side.head_VD.dtype != torch.float32:
+        elif side.head.weight_VD.dtype != torch.float32:
             return False
     return True
 
@@ -108,7 +109,7 @@ def fits(task: Task) -> bool:
 def stored(task: Task) -> torch.dtype:
     """How logits are kept between the walks. Half, relative to a running maximum, is far finer than the rounding of a
     bf16 gradient; but total variation asks which of p and q is larger, and half would often answer wrongly."""
-    halves = task.student.head_VD.dtype == torch.bfloat16 and not task.form.variation
+    halves = task.student.head.weight_VD.dtype == torch.bfloat16 and not task.form.variation
     return torch.float16 if halves else torch.float32
 
 
@@ -121,7 +122,7 @@ class NativeEngine:
         self._task, self._code = task, code
         self.workers = min(torch.get_num_threads(), RANGES)
         student = task.student
-        vocabulary, width = student.head_VD.shape
+        vocabulary, width = student.head.weight_VD.shape
         self._alive: dict[str, Tensor] = {}  # what the C side points to
         self._problem = _Problem(vocabulary=vocabulary, width=width, temperature=task.temperature)
         self._problem.variation, self._problem.terms = task.form.variation, len(task.form.mixtures)
@@ -129,7 +130,7 @@ class NativeEngine:
             self._problem.weight[place], self._problem.x[place], self._problem.y[place] = term.weight, term.x, term.y
         self._problem.hard = task.targets_N is not None
         self._states_gradient_ND = torch.empty_like(student.states_ND, dtype=torch.float32) if states else None
-        self._head_gradient_VD = torch.empty_like(student.head_VD) if head else None
+        self._head_gradient_VD = torch.empty_like(student.head.weight_VD) if head else None
         self._bias_gradient_V = torch.zeros(vocabulary, dtype=torch.float32) if bias else None
         self._problem.head_gradient = _place(self._head_gradient_VD)
         self._problem.bias_gradient = _place(self._bias_gradient_V)
@@ -226,12 +227,12 @@ class NativeEngine:
 
     def _fill(self, name: str, side: Side) -> None:
         struct: Any = getattr(self._problem, name)
-        struct.bf16 = side.head_VD.dtype == torch.bfloat16
-        struct.words = side.head_VD.shape[1] // (2 if struct.bf16 else 1)
-        struct.head = self._point(f"{name}.head", side.head_VD)
-        struct.scale, struct.softcap = side.scale, side.softcap or 0.0
-        if side.bias_V is not None:
-            struct.bias = self._point(f"{name}.bias", side.bias_V.float())
+        struct.bf16 = side.head.weight_VD.dtype == torch.bfloat16
+        struct.words = side.head.weight_VD.shape[1] // (2 if struct.bf16 else 1)
+        struct.head = self._point(f"{name}.head", side.head.weight_VD)
+        struct.scale, struct.softcap = side.head.scale, side.head.softcap or 0.0
+        if side.head.bias_V is not None:
+            struct.bias = self._point(f"{name}.bias", side.head.bias_V.float())
 
     def _per_token(self, name: str, values: Tensor, padding: float = 0.0) -> int | None:
         return self._point(name, _pad(values, self._tokens, padding))

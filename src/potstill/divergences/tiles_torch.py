@@ -23,12 +23,12 @@ class TorchEngine:
         student = task.student
         self._task, self._dtype = task, torch.promote_types(student.states_ND.dtype, torch.float32)
         self._states = torch.zeros_like(student.states_ND, dtype=self._dtype) if states else None
-        self._head = torch.zeros_like(student.head_VD) if head else None
-        self._bias = student.head_VD.new_zeros(len(student.head_VD), dtype=self._dtype) if bias else None
-        self._ranges = len(ranges(len(student.head_VD)))
+        self._head = torch.zeros_like(student.head.weight_VD) if head else None
+        self._bias = student.head.weight_VD.new_zeros(len(student.head.weight_VD), dtype=self._dtype) if bias else None
+        self._ranges = len(ranges(len(student.head.weight_VD)))
         self._kept: tuple[Tensor, ...] | None = None
         if task.store:
-            shape = (min(task.block, len(student.states_ND)), len(student.head_VD))
+            shape = (min(task.block, len(student.states_ND)), len(student.head.weight_VD))
             self._kept = tuple(student.states_ND.new_empty(shape, dtype=self._dtype) for _ in range(2))
 
     def begin(self, first: int, last: int) -> None:
@@ -103,7 +103,7 @@ class TorchEngine:
                 wide = self._head[first:last].to(self._dtype) + change.T @ student.states_ND[self._rows].to(self._dtype)
                 self._head[first:last] = wide.to(self._head.dtype)
             if self._states is not None:
-                self._partial[part.index] += change @ student.head_VD[first:last].to(self._dtype)
+                self._partial[part.index] += change @ student.head.weight_VD[first:last].to(self._dtype)
 
     def end(self) -> None:
         """See Engine."""
@@ -116,12 +116,12 @@ class TorchEngine:
         return self._states, self._head, self._bias
 
     def _project(self, side: Side, first: int, last: int) -> Tensor:
-        z = side.states_ND[self._rows].to(self._dtype) @ side.head_VD[first:last].to(self._dtype).T
-        if side.bias_V is not None:
-            z += side.bias_V[first:last]
-        z *= side.scale
-        if side.softcap is not None:
-            z = torch.tanh(z / side.softcap) * side.softcap
+        z = side.states_ND[self._rows].to(self._dtype) @ side.head.weight_VD[first:last].to(self._dtype).T
+        if side.head.bias_V is not None:
+            z += side.head.bias_V[first:last]
+        z *= side.head.scale
+        if side.head.softcap is not None:
+            z = torch.tanh(z / side.head.softcap) * side.head.softcap
         return z / self._task.temperature
 
     def _fetch(self, which: int, first: int, last: int) -> Tensor:
@@ -162,7 +162,7 @@ class TorchEngine:
 
     def _change(self, first: int, last: int) -> Tensor:
         """dloss/dlogit before scale and softcap."""
-        slopes, softcap = self._slopes, self._task.student.softcap
+        slopes, softcap = self._slopes, self._task.student.head.softcap
         log_q, log_p = self._logprobs(first, last)
         p, q = log_p.exp(), log_q.exp()
         if self._task.form.mixtures or self._task.form.variation:

@@ -31,7 +31,7 @@ class Each(Protocol):
 
 def walk_blocks(task: Task, engine: Engine, soft_N: Tensor, hard_N: Tensor, *, differentiate: bool) -> Tensor:
     """[2]: sum_n soft_n D_n and sum_n hard_n CE_n over all tokens; the gradients of their sum stay with the engine."""
-    tokens, parts = len(task.student.states_ND), ranges(len(task.student.head_VD))
+    tokens, parts = len(task.student.states_ND), ranges(len(task.student.head.weight_VD))
     dtype = torch.promote_types(task.student.states_ND.dtype, torch.float32)
     soft_N, hard_N = soft_N.to(dtype), hard_N.to(dtype)
     parts_2 = soft_N.new_zeros(2)
@@ -52,7 +52,7 @@ def walk_blocks(task: Task, engine: Engine, soft_N: Tensor, hard_N: Tensor, *, d
                 below = (stats.max_s - stats.target) * task.temperature
                 parts_2[1] += (hard_N[rows] * (below + totals.hard_log)).sum()
             if differentiate:
-                scale = task.student.scale
+                scale = task.student.head.scale
                 soft, hard = soft_N[rows] * (scale / task.temperature), hard_N[rows] * scale
                 engine.slope(dataclasses.replace(slopes, soft=soft, hard=hard))
                 each(engine.gradients)

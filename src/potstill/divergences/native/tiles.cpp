@@ -537,6 +537,8 @@ using namespace potstill;
 
 extern "C" {
 
+int potstill_problem_bytes() { return sizeof(Problem); }
+
 void potstill_walk_logits(const Problem* task, int64_t from, int64_t to, float* stats, float* reference) {
     task->student.bf16 ? walk_logits<Kind::bf16>(*task, from, to, stats, reference)
                : walk_logits<Kind::fp32>(*task, from, to, stats, reference);

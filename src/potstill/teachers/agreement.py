@@ -3,14 +3,15 @@
 Neither can be taken on trust. A server with another tokenizer answers every question soundly about other tokens. Also
 servers differ in which position a list entry belongs to: llama-cpp-python puts the distribution *after* a token where
 OpenAI had the one *before* it, for every model without a token at the beginning, and a student would learn every word
-one place off. So a fixed text is asked about in two ways that must agree: what the endpoint tells of it as a prompt, and
-what it would write next after its beginnings.
+one place off. So a fixed text is asked about in two ways that must agree: what the endpoint tells of it as a prompt,
+and what it would write next after its beginnings.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from potstill.core.errors import EndpointError, SignalError
 from potstill.teachers.client import BadReply, Refusal
@@ -18,12 +19,14 @@ from potstill.teachers.entries import TopEntries
 from potstill.teachers.ways import (
     COMPLETIONS,
     WAYS,
+    Echo,
     Line,
     NextToken,
     Way,
     WayName,
     check_count,
     check_echo,
+    check_texts,
     choice_of,
     echoed,
     prompt_entries,
@@ -39,6 +42,7 @@ AFTER = (3, 5)
 # A server reads a prompt in one batch and a next token alone; quantised weights then differ by hundredths of a nat.
 CLOSE = 0.25
 COMPARED = 3
+DIFFERENT = ("other tokens", "another length", "another vocabulary")
 
 
 async def agreed_way(line: Line, wanted: str) -> tuple[WayName, Way]:
@@ -66,19 +70,18 @@ async def _tried(line: Line, name: WayName) -> Way:
         raise SignalError(
             "the student's tokenizer reads the test text as a few tokens only; teacher.endpoint needs another"
         )
+    choice = await _reads_alike(line, name, ids)
+    true: dict[int, TopEntries] = {}
+    for after in AFTER:
+        true |= await NextToken(line).row(ids[:after], [after - 1], probe=True)
     if name == "next_token":
-        await _reads_alike(line, name, ids)
-        way = WAYS[name](line, 0)
-        await way.row(ids[: AFTER[0]], [AFTER[0] - 1], probe=True)
-        return way
-    await _reads_alike(line, name, ids)
-    positions = [after - 1 for after in AFTER]
-    true = {}
-    for at in positions:
-        true |= await NextToken(line).row(ids[: at + 1], [at], probe=True)
+        return WAYS[name](line, 0)
     for shift in (0, 1) if name == "echo" else (0,):
         way = WAYS[name](line, shift)
-        if _same(await way.row(ids, positions, probe=True), true):
+        told = (
+            way.told(choice, ids, list(true)) if isinstance(way, Echo) else await way.row(ids, list(true), probe=True)
+        )
+        if _same(told, true):
             return way
     raise BadReply(
         "log-probabilities that do not agree",
@@ -97,10 +100,13 @@ def _distance(told: TopEntries, true: TopEntries) -> float:
     return max(abs(values.get(index, math.inf) - logprob) for index, logprob in likeliest)
 
 
-async def _reads_alike(line: Line, name: WayName, ids: list[int]) -> None:
-    """The test text, sent as text, is read as the student's tokens. Raises SignalError, with both, where it is not."""
+async def _reads_alike(line: Line, name: WayName, ids: list[int]) -> Mapping[str, Any]:
+    """The reply to the test text sent as text, if it was read as the student's tokens.
 
-    def read(reply: Mapping[str, object]) -> None:
+    Raises SignalError, with both, where it was not.
+    """
+
+    def read(reply: Mapping[str, Any]) -> Mapping[str, Any]:
         choice = choice_of(reply, line.one)
         try:
             if name == "echo":
@@ -109,24 +115,21 @@ async def _reads_alike(line: Line, name: WayName, ids: list[int]) -> None:
                 _check_ids(line, ids, choice)
             check_count(reply, len(ids))
         except BadReply as fault:
-            if fault.reason not in ("other tokens", "another length", "another vocabulary"):
+            if fault.reason not in DIFFERENT:
                 raise
             raise SignalError(
                 f"the endpoint's model {line.one.reported} and the student do not read text alike ({fault}): take a "
                 "teacher with the student's tokenizer, or learn from its text (`potstill write`)"
             ) from None
+        return choice
 
     more = {"echo": {"echo": True, "logprobs": line.asked_k}, "prompt_logprobs": {"prompt_logprobs": line.asked_k}}
-    await line.client.ask(COMPLETIONS, line.body(TEXT, **more.get(name, {})), read, probe=True)
+    return await line.client.ask(COMPLETIONS, line.body(TEXT, **more.get(name, {})), read, probe=True)
 
 
-def _check_ids(line: Line, ids: list[int], choice: Mapping[str, object]) -> None:
+def _check_ids(line: Line, ids: list[int], choice: Mapping[str, Any]) -> None:
     """Each token of the text is among the entries at its place, because servers add the one that is really there."""
     for at, entries in enumerate(prompt_entries(choice, len(ids))[1:], start=1):
-        texts = {one.index: one.text for one in entries}
-        if ids[at] not in texts:
+        if ids[at] not in {one.index for one in entries}:
             raise BadReply("other tokens", f"token {at} is {line.texts.texts[ids[at]]!r} for the student only")
-        for index, text in texts.items():
-            if index is not None and text is not None and not line.texts.fits(index, text):
-                known = line.texts.texts[index] if index < len(line.texts.texts) else "nothing"
-                raise BadReply("another vocabulary", f"token {index} is {text[:40]!r} there and {known[:40]!r} here")
+        check_texts(line.texts, entries)

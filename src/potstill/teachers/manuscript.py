@@ -3,8 +3,8 @@
 While it is written, answers lie in a journal beside the output, one JSON line each, flushed to the disk before the next
 question is asked in their place. A line that a crash cut off is removed when the journal is opened again, and whatever
 has no line was never written: so after `kill -9` no answer stands twice and none that was kept is lost. `publish`
-makes the output of the journal, in the order of the prompts, written aside and renamed. The cost: until then the answers
-lie in the journal only, and publishing reads it once more.
+makes the output of the journal, in the order of the prompts, written aside and renamed. The cost: until then the
+answers lie in the journal only, and publishing reads it once more.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Manuscript:
     """
 
     def __init__(self, output: Path, job: Mapping[str, Any]):
-        """Open or go on. Raises FolderError: another job's journal or output, a folder that cannot be written; DataError:
-        an unknown kind of output, a damaged journal."""
+        """Open or go on. Raises FolderError: another job's journal or output, a folder that cannot be written;
+        DataError: an unknown kind of output, a damaged journal."""
         if output.suffix not in PUBLISHERS:
             raise DataError(f"{output}: the output ends in {' or '.join(PUBLISHERS)}; name another file")
         self.output = output
@@ -60,8 +60,8 @@ class Manuscript:
         if before != self.job:
             changed = sorted(name for name in {*before, *self.job} if before.get(name) != self.job.get(name))
             raise FolderError(
-                f"{self.folder} holds answers of another job; these differ: {', '.join(changed)}: name another output, or "
-                "remove that folder"
+                f"{self.folder} holds answers of another job; these differ: {', '.join(changed)}: name another output, "
+                "or remove that folder"
             )
 
     def _read_back(self) -> int:
@@ -75,7 +75,7 @@ class Manuscript:
                     self._note(json.loads(line), at)
                 except (ValueError, KeyError, TypeError) as error:
                     raise DataError(
-                        f"{file.name}:{number}: not as it was written ({error}); remove this line to have it asked again"
+                        f"{file.name}:{number}: not as it was written ({error}); remove this line to ask again"
                     ) from error
                 at += len(line)
         with writing(self.folder):

@@ -15,7 +15,7 @@ NAMED_JITTER = 1.0
 
 
 def wait_before(attempt: int, named: float | None, draw: random.Random) -> float:
-    """Seconds to wait before attempt number `attempt` (the first repetition is 1). named: what Retry-After asked for."""
+    """Seconds to wait after `attempt` attempts (1 after the first). named: what Retry-After asked for."""
     if named is not None:
         return named + draw.uniform(0, NAMED_JITTER)
     return draw.uniform(0, min(LONGEST_BACKOFF, FIRST_WAIT * 2.0 ** (attempt - 1)))

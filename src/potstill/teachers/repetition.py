@@ -10,8 +10,7 @@ SHORTEST_LOOP = 120
 
 def ends_in_a_loop(text: str) -> bool:
     """True if the text ends with one unit of at most LONGEST_UNIT characters, FEWEST_COPIES times or more one after the
-    other, SHORTEST_LOOP characters in all. The last copy may be cut off. Linear in the text for each unit length that its
-    last characters allow."""
+    other, SHORTEST_LOOP characters in all. The last copy may be cut off."""
     if len(text) < SHORTEST_LOOP:
         return False
     for unit in range(1, min(LONGEST_UNIT, len(text) // FEWEST_COPIES) + 1):

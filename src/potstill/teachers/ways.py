@@ -51,19 +51,23 @@ class PromptLogprobs:
 
     async def row(self, ids: Sequence[int], positions: Sequence[int], *, probe: bool = False) -> dict[int, TopEntries]:
         """One request for the whole row."""
+        return await self.line.client.ask(
+            COMPLETIONS,
+            self.line.body(list(ids), prompt_logprobs=self.line.asked_k),
+            lambda reply: self.told(choice_of(reply, self.line.one), ids, positions),
+            probe=probe,
+        )
 
-        def read(reply: Mapping[str, Any]) -> dict[int, TopEntries]:
-            told = prompt_entries(choice_of(reply, self.line.one), len(ids))
-            return {at: self._kept(told[at + 1], ids[at + 1]) for at in positions}
-
-        body = self.line.body(list(ids), prompt_logprobs=self.line.asked_k)
-        return await self.line.client.ask(COMPLETIONS, body, read, probe=probe)
+    def told(self, choice: Mapping[str, Any], ids: Sequence[int], positions: Sequence[int]) -> dict[int, TopEntries]:
+        """What a choice says of these positions. Raises BadReply."""
+        told = prompt_entries(choice, len(ids))
+        return {at: self._kept(told[at + 1], ids[at + 1]) for at in positions}
 
     def _kept(self, entries: list[Entry], actual: int) -> TopEntries:
         extra = next((one for one in entries if one.index == actual), None)
-        for one in entries:
-            if one.text is not None and one.index is not None and not self.line.texts.fits(one.index, one.text):
-                raise BadReply("another vocabulary", f"it reads token {one.index} as {one.text[:40]!r}")
+        if extra is None:
+            raise BadReply("other tokens", f"token {actual} of the row is not among the entries at its place")
+        check_texts(self.line.texts, entries)
         return top_entries(entries, self.line.texts, k=self.line.k, extra=extra)
 
 
@@ -81,24 +85,27 @@ class Echo:
 
     async def row(self, ids: Sequence[int], positions: Sequence[int], *, probe: bool = False) -> dict[int, TopEntries]:
         """One request for the row, and one for each position that the list leaves out."""
-        texts = self.line.texts
-
-        def read(reply: Mapping[str, Any]) -> dict[int, TopEntries]:
-            tokens, lists = echoed(choice_of(reply, self.line.one))
-            check_echo(texts, ids, tokens)
-            found = {}
-            for at in positions:
-                place = at + 1 - self.shift
-                if lists[place] is not None:
-                    entries = read_entries(lists[place])
-                    extra = next((one for one in entries if one.text == tokens[place]), None)
-                    found[at] = top_entries(entries, texts, k=self.line.k, extra=extra)
-            return found
-
-        body = self.line.body(texts.text_of(ids), echo=True, logprobs=self.line.asked_k)
-        found = await self.line.client.ask(COMPLETIONS, body, read, probe=probe)
+        found = await self.line.client.ask(
+            COMPLETIONS,
+            self.line.body(self.line.texts.text_of(ids), echo=True, logprobs=self.line.asked_k),
+            lambda reply: self.told(choice_of(reply, self.line.one), ids, positions),
+            probe=probe,
+        )
         left = [at for at in positions if at not in found]
         return found | (await NextToken(self.line).row(ids, left, probe=probe) if left else {})
+
+    def told(self, choice: Mapping[str, Any], ids: Sequence[int], positions: Sequence[int]) -> dict[int, TopEntries]:
+        """What a choice says of these positions, but for those that its list leaves out. Raises BadReply."""
+        tokens, lists = echoed(choice)
+        check_echo(self.line.texts, ids, tokens)
+        found = {}
+        for at in positions:
+            place = at + 1 - self.shift
+            if lists[place] is not None:
+                entries = read_entries(lists[place])
+                extra = next((one for one in entries if one.text == tokens[place]), None)
+                found[at] = top_entries(entries, self.line.texts, k=self.line.k, extra=extra)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +174,16 @@ def check_echo(texts: TokenTexts, ids: Sequence[int], tokens: Sequence[str]) -> 
             )
         if text.startswith("token_id:") and text != f"token_id:{index}":
             raise BadReply("other tokens", f"token {at} is {text[:40]} there and {index} in the row")
+
+
+def check_texts(texts: TokenTexts, entries: Sequence[Entry]) -> None:
+    """Where the endpoint tells the text of an id, it is the student's. Raises BadReply with both."""
+    for one in entries:
+        if one.index is not None and one.text is not None and not texts.fits(one.index, one.text):
+            known = texts.texts[one.index] if one.index < len(texts.texts) else "nothing"
+            raise BadReply(
+                "another vocabulary", f"token {one.index} is {one.text[:40]!r} there and {known[:40]!r} here"
+            )
 
 
 def check_count(reply: Mapping[str, Any], length: int) -> None:

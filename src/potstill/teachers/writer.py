@@ -1,9 +1,9 @@
 """A Writer: prompts in, teacher text out, as Examples with lineage. A black box can be nothing else.
 
 Answers are kept as they come (see manuscript.py), each with its own seed, so a job that was stopped asks only what is
-not there yet. What nobody should learn from is set aside under a reason and counted: no text, a loop, an answer that was
-cut off, a prompt that the teacher cannot read. Teacher text is data: it is stored, never rendered, run or parsed, and
-names of control tokens in it are refused where rows are encoded (data/boundaries.py).
+not there yet. What nobody should learn from is set aside under a reason and counted: no text, a loop, an answer that
+was cut off, a prompt that the teacher cannot read. Teacher text is data: it is stored, never rendered, run or parsed,
+and names of control tokens in it are refused where rows are encoded (data/boundaries.py).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ SEED_BITS = 31
 
 @dataclass(frozen=True, slots=True)
 class WriterLimits:
-    """budget: tokens, prompts included, that are not to be exceeded. rejects_in_a_row: so many answers rejected one after
-    the other end the writing. concurrency: questions at a time."""
+    """budget: tokens, prompts included, that are not to be exceeded. rejects_in_a_row: so many answers rejected one
+    after the other end the writing. concurrency: questions at a time."""
 
     concurrency: int
     budget: int | None = None

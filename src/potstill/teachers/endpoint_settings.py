@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from potstill.core.settings import Settings
 
@@ -20,6 +20,9 @@ class EndpointSettings(Settings):
     max_reply_bytes: a longer reply is refused unread; max_bad_replies: more replies that are not what was asked for end
     the run. licence: what the endpoint's owner allows of its output, `unknown` when nobody says.
     """
+
+    # What is wrong with an address is told without the address, which may hold a password.
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     url: str
     model: Annotated[str, Field(min_length=1)] | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from potstill.teachers.answers import usage
 from potstill.teachers.client import BadReply, Client
@@ -35,6 +35,7 @@ class Line:
         return {"model": self.model, "prompt": prompt, "max_tokens": 1, "temperature": 0, "stream": False, **more}
 
 
+@runtime_checkable
 class Way(Protocol):
     """One row of tokens in; the top entries at the positions asked for out."""
 

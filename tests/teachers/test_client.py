@@ -69,7 +69,9 @@ def test_retry_after_is_honoured_by_all_questions(quick):
 
 
 def test_nobody_there_ends_with_what_to_do(quick):
-    with pytest.raises(EndpointError, match=r"127\.0\.0\.1:9/v1: no answer in 3 attempts .* run the same command again"):
+    with pytest.raises(
+        EndpointError, match=r"127\.0\.0\.1:9/v1: no answer in 3 attempts .* run the same command again"
+    ):
         ask("http://127.0.0.1:9/v1", attempts=3)
 
 

@@ -2,7 +2,7 @@ import pytest
 
 from potstill.teachers.repetition import ends_in_a_loop
 
-PROSE = "We add 12 and 30. That gives 42, since 10 + 30 is 40 and 2 more make 42. The answer is therefore 42, as asked. "
+PROSE = "We add 12 and 30. That gives 42, since 10 + 30 is 40 and 2 more make 42. The answer is 42, as asked. "
 
 
 @pytest.mark.parametrize(

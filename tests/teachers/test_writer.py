@@ -193,7 +193,7 @@ def test_the_budget_is_not_exceeded_and_may_be_raised(tmp_path, quick):
             endpoint.url, tmp_path / "a.jsonl", prompts(50), sampling=sampling, limits=WriterLimits(4, budget=100)
         )
         assert (written.ended, written.tokens, written.answers) == ("budget", 100, 10)
-        again, paper = write(
+        again, _ = write(
             endpoint.url, tmp_path / "a.jsonl", prompts(50), sampling=sampling, limits=WriterLimits(4, budget=1000)
         )
     assert (again.ended, again.answers, again.tokens) == ("complete", 50, 500)
@@ -201,7 +201,10 @@ def test_the_budget_is_not_exceeded_and_may_be_raised(tmp_path, quick):
 
 
 def test_a_budget_needs_tokens_that_are_counted(tmp_path, quick):
-    with serving({**reply(), "usage": None}) as endpoint, pytest.raises(EndpointError, match="does not count its tokens"):
+    with (
+        serving({**reply(), "usage": None}) as endpoint,
+        pytest.raises(EndpointError, match="does not count its tokens"),
+    ):
         write(endpoint.url, tmp_path / "a.jsonl", limits=WriterLimits(1, budget=10_000))
 
 

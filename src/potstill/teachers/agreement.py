@@ -34,7 +34,7 @@ from potstill.teachers.ways import (
 
 # Words of several tokens, digits, accents, characters of several bytes, blank lines: where tokenizers part.
 TEXT = (
-    "The capital of France is Paris. 12 + 30 = 42; a naïve café, Grüße aus 東京!\n\n"
+    "The capital of France is Paris, with a river in it. 12 + 30 = 42; a naïve café, Grüße aus 東京!\n\n"
     "Between 1990 and 2000, nobody's x_1 changed."
 )
 # Compared after these many tokens, in plain words, where any tokenizer has room for a beginning.

@@ -81,9 +81,9 @@ def _logprob(value: Any) -> float:
 def top_entries(entries: list[Entry], texts: TokenTexts, *, k: int, extra: Entry | None = None) -> TopEntries:
     """The k likeliest entries that are one token of the student's.
 
-    extra: an entry that servers add for the token that is really there, at the front or at the end, whatever its rank;
-    it counts only where it is among the likeliest. Raises BadReply: fewer than k, not from likely to unlikely, a token
-    twice, an id beyond the vocabulary, a mass above 1.
+    extra: the entry of the token that is really there, which servers put at the front or at the end, whatever its rank.
+    Raises BadReply: fewer than k, not from likely to unlikely, a token twice, an id beyond the vocabulary, a mass above
+    1.
     """
     placed = list(_placed(entries, texts))
     ranked = [one.logprob for _, one in placed if one is not extra]
@@ -91,8 +91,6 @@ def top_entries(entries: list[Entry], texts: TokenTexts, *, k: int, extra: Entry
         raise BadReply("unsorted log-probabilities", "an entry is likelier than the one before it")
     if len({index for index, _ in placed}) < len(placed):
         raise BadReply("a token twice", "one token has two log-probabilities at a position")
-    if ranked and extra is not None and extra.logprob < ranked[-1]:
-        placed = [(index, one) for index, one in placed if one is not extra]
     if len(placed) < k:
         raise BadReply("short top-k", f"{len(placed)} of {len(entries)} entries are single tokens, {k} are needed")
     kept = sorted(placed, key=lambda item: (-item[1].logprob, item[0]))[:k]

@@ -125,7 +125,7 @@ def _structural(error: Mapping[str, Any], path: Path, document: Document, root: 
 def _field_spoken_of(reason: str, path: Path, document: Document, root: Group) -> Path:
     """A rule of a group reports the group; the line wanted is that of the setting its message names first."""
     group = group_at(path, root)
-    for word in re.findall(r"[a-z_]+", reason):
+    for word in re.findall(r"[a-z_][a-z0-9_]*", reason):
         if group is not None and word in group.model_fields and (*path, word) in document.values:
             return (*path, word)
     return path

@@ -39,13 +39,3 @@ def spoken():
 @pytest.fixture
 def rows():
     return batch_of
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Waits of milliseconds, where an endpoint does not name one."""
-    from potstill.teachers import patience
-
-    monkeypatch.setattr(patience, "FIRST_WAIT", 0.002)
-    monkeypatch.setattr(patience, "LONGEST_BACKOFF", 0.01)
-    monkeypatch.setattr(patience, "NAMED_JITTER", 0.0)

@@ -91,7 +91,7 @@ def _finished(place: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None
     if not place.exists() or working_folder(place).exists() or not record.exists():
         return None
     try:
-        found = json.loads(record.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
         same = found["job"] == identity
     except (ValueError, KeyError, TypeError) as error:
         raise FolderError(f"{record}: not as it was written ({error}); name another output, or remove both") from error

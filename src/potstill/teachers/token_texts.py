@@ -47,7 +47,7 @@ class TokenTexts:
 
     def text_of(self, ids: Sequence[int]) -> str:
         """The text of a sequence, special tokens by their names."""
-        return str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def ids_of(self, text: str) -> list[int]:
         """The tokens of a text without any frame, names of special tokens read as those."""

@@ -29,7 +29,9 @@ from potstill.students.probe import fit_probe
 from potstill.students.settings import ModelSettings, StudentSettings
 from potstill.students.taps import install_head, outputs, pooled_features
 from potstill.teachers.cache import AnswerCache
+from potstill.teachers.endpoint import EndpointTeacher
 from potstill.teachers.ensemble import Ensemble, kept_members
+from potstill.teachers.key import read_key
 from potstill.teachers.local import LocalTeacher
 from potstill.train.precision import has_native_bf16
 
@@ -103,11 +105,16 @@ def install_probe(bench: Bench, module: nn.Module, prepared: Prepared) -> None:
     install_head(module, weight, bias)
 
 
-def teacher(bench: Bench, stage: StageSettings, prepared: Prepared, place: Path) -> Teacher | None:
-    """Whoever comments on the stage's batches: one model or an ensemble, live or from recorded answers."""
+def teacher(
+    bench: Bench, stage: StageSettings, prepared: Prepared, place: Path, learner: LoadedModel
+) -> Teacher | None:
+    """Whoever comments on the stage's batches: one model or an ensemble, live or from recorded answers, or an endpoint.
+    learner: the student, whose tokens an endpoint must speak of."""
     settings = stage.teacher
     if settings is None:
         return None
+    if settings.endpoint is not None:
+        return endpoint(bench, stage, learner)
     bf16 = has_native_bf16() if settings.bf16 == "auto" else settings.bf16
     members: list[LocalTeacher] = []
     read: list[Prepared] = []
@@ -131,6 +138,24 @@ def teacher(bench: Bench, stage: StageSettings, prepared: Prepared, place: Path)
     if len(speakers) == 1:
         return speakers[0]
     return Ensemble(speakers, combine=settings.combine, weights=weights, temperature=stage.objective.temperature)
+
+
+def endpoint(bench: Bench, stage: StageSettings, learner: LoadedModel) -> EndpointTeacher:
+    """Somebody else's server as the stage's teacher."""
+    settings = stage.teacher.endpoint if stage.teacher else None
+    assert settings is not None, "the stage names an endpoint"
+    assert stage.objective.top_k is not None, "a recipe with an endpoint says how many tokens it is asked for"
+    found = EndpointTeacher.connect(
+        settings,
+        learner.tokenizer,
+        vocabulary_size=learner.record.vocabulary_size,
+        top_k=stage.objective.top_k,
+        key=read_key(settings),
+        check=bench.stop.check,
+    )
+    bench.say(f"teacher {found.voice.teacher}, asked by {found.way_name}")
+    bench.endpoints[settings.url] = found.voice.teacher
+    return found
 
 
 def local(loaded: LoadedModel, prepared: Prepared, *, bf16: bool) -> LocalTeacher:

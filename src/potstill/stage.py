@@ -59,7 +59,7 @@ def learn(
 ) -> TrainResult:
     """The training itself; afterwards the module holds the weights of the best checkpoint."""
     bench.stop.check()
-    teacher = assemble.teacher(bench, stage, prepared, place)
+    teacher = assemble.teacher(bench, stage, prepared, place, made)
     rows = assemble.rows_of(stage, prepared)
     module, settings = made.module, stage.train
     if stage.student.freeze:
@@ -158,6 +158,18 @@ def teachers(bench: Bench, stage: StageSettings) -> list[dict[str, Any]]:
                     "notes": f"{one.display_name}; taught stage {stage.name}",
                 }
             )
+    if stage.teacher is not None and (named := stage.teacher.endpoint) is not None:
+        who = bench.endpoints[named.url]
+        found.append(
+            {
+                "role": "teacher",
+                "source": who,
+                "base": who,
+                "revision": "unknown",
+                "licence": named.licence or "unknown",
+                "notes": f"a black box: its {stage.objective.top_k} likeliest tokens; taught stage {stage.name}",
+            }
+        )
     return found
 
 

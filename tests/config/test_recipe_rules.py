@@ -141,3 +141,31 @@ def test_the_same_rules_hold_for_values_made_in_python():
     stage = values["stages"][0]
     with pytest.raises(ValidationError, match="there is no teacher"):
         StageSettings(**{**stage, "objective": {"soft_weight": 1}})
+
+
+ENDPOINT = ["teacher={endpoint: {url: 'http://127.0.0.1:8000/v1'}}", "objective.top_k=20"]
+ENDPOINT_FAULTS = [
+    (["objective.top_k=null"], "objective.top_k", "likeliest tokens only"),
+    (["objective.temperature=2"], "objective.temperature", "log-probabilities at 1"),
+    (["student.vocabulary_size=9000"], "student.vocabulary_size", "speaks of its own tokens"),
+    (["teacher.models=[{model_name_or_path: x}]"], "teacher.models", "models and endpoint contradict"),
+    (["teacher.cache=true"], "teacher.cache", "no use for an endpoint"),
+    (["teacher.bf16=auto"], "teacher.bf16", "no use for an endpoint"),
+    (["teacher.combine=geometric"], "teacher.combine", "no use for an endpoint"),
+    (["teacher.endpoint.url=nowhere"], "teacher.endpoint.url", "must begin with http"),
+    (["teacher.endpoint.key=secret"], "teacher.endpoint.key", "is not a setting"),
+    (["teacher.endpoint.key_env=A", "teacher.endpoint.key_file=b"], "teacher.endpoint.key_env", "keep one of them"),
+    (["teacher.endpoint=null"], "teacher.endpoint", "name at least one model, or an endpoint"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "path", "words"), ENDPOINT_FAULTS, ids=lambda value: str(value)[:60])
+def test_an_endpoint_as_teacher(overrides, path, words):
+    assert faults(CAUSAL, *ENDPOINT) == {}
+    found = faults(CAUSAL, *ENDPOINT, *overrides)
+    assert words in found[path].reason
+
+
+def test_an_endpoint_teaches_language_models_only():
+    found = faults(CLASSIFY, "teacher={endpoint: {url: 'http://127.0.0.1:8000/v1'}}", "objective.top_k=20")
+    assert "for task causal-lm" in found["teacher.endpoint"].reason

@@ -33,6 +33,7 @@ FLOORS = {
     "folder": 4,
     "assemble": 5,
     "bench": 4.5,
+    "vocabularies": 4.8,
     "stage": 5.5,
     "measure": 5.5,
     "publish": 5.5,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +21,7 @@ from potstill.core.errors import DataError, SignalError
 from potstill.core.example import Example
 from potstill.core.protocols import Forward, Teacher
 from potstill.core.signal import Outputs, Voice, Want
+from potstill.data.collate import Collate
 from potstill.data.encoded import Encoded
 from potstill.data.order import in_order
 from potstill.data.prepare import Prepared, Split
@@ -31,7 +36,9 @@ from potstill.students.taps import install_head, outputs, pooled_features
 from potstill.teachers.cache import AnswerCache
 from potstill.teachers.ensemble import Ensemble, kept_members
 from potstill.teachers.local import LocalTeacher
+from potstill.teachers.routed import RoutedTeacher, named_route
 from potstill.train.precision import has_native_bf16
+from potstill.vocabularies import bridged, compared, measured, routes, spoken_by
 
 # scikit-learn's C for features of unit length; 3 was best in cross-validation on the demo's labelled
 # rows. On standardised features, whose squared length is their number, the same strength is width / C.
@@ -103,31 +110,63 @@ def install_probe(bench: Bench, module: nn.Module, prepared: Prepared) -> None:
     install_head(module, weight, bias)
 
 
-def teacher(bench: Bench, stage: StageSettings, prepared: Prepared, place: Path) -> Teacher | None:
-    """Whoever comments on the stage's batches: one model or an ensemble, live or from recorded answers."""
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Whoever comments on a stage's batches, the batches as it can comment on them, and what of it is left out."""
+
+    teacher: Teacher | None
+    collate: Collate
+    left_out: Sequence[Mapping[str, Any]] = ()
+
+
+def teacher(bench: Bench, stage: StageSettings, made: LoadedModel, prepared: Prepared, place: Path) -> Heard:
+    """One model, an ensemble, or one for each row; live or from recorded answers; `made` is the student."""
     settings = stage.teacher
     if settings is None:
-        return None
+        return Heard(None, prepared.collate)
+    own_vocabulary = spoken_by(stage.student, made)
+    ways = routes(bench, settings, own_vocabulary)
     bf16 = has_native_bf16() if settings.bf16 == "auto" else settings.bf16
     members: list[LocalTeacher] = []
     read: list[Prepared] = []
-    for named in settings.models:
+    bridges: list[Callable[[Teacher], Teacher]] = []
+    for named, way in zip(settings.models, ways, strict=True):
         loaded, own = model(bench, named)
         members.append(local(loaded, own, bf16=bf16))
         read.append(own)
+        bridges.append(partial(bridged, way, teacher=spoken_by(named, loaded), student=own_vocabulary))
     weights = settings.weights or (1.0,) * len(members)
     if settings.drop_above is not None:
         kept = keep_members(bench, settings.drop_above, members, read)
         members, read = [members[position] for position in kept], [read[position] for position in kept]
-        weights = tuple(weights[position] for position in kept)
-    speakers: list[Teacher] = list(members)
+        weights, bridges = tuple(weights[position] for position in kept), [bridges[position] for position in kept]
     if settings.cache:
         speakers = [recorded(bench, one, own, prepared, place) for one, own in zip(members, read, strict=True)]
-    elif any(own is not prepared for own in read):
-        raise SignalError(
-            "the teacher and the student have different tokenizers, so they cannot read one batch: set teacher.cache: "
-            "true (classifiers), or keep the student's vocabulary"
-        )
+    else:
+        speakers = [bridge(one) for bridge, one in zip(bridges, members, strict=True)]
+    rows = rows_of(stage, prepared)
+    left_out = measured(bench, speakers, lambda: polled(bench, plain_batches(bench, rows, prepared.collate)))
+    return Heard(together(stage, speakers, weights, rows), compared(prepared.collate, speakers), left_out)
+
+
+def plain_batches(bench: Bench, rows: Sequence[Encoded], collate: Collate) -> list[Batch]:
+    """Every row once, as the data has them: the first ones are then a fair sample."""
+    size = bench.recipe.train.per_device_eval_batch_size
+    return [collate(rows[start : start + size], 0) for start in range(0, len(rows), size)]
+
+
+def together(
+    stage: StageSettings, speakers: Sequence[Teacher], weights: Sequence[float], rows: Sequence[Encoded]
+) -> Teacher:
+    """One of several: each row's own, or the mean of all. Raises SignalError, naming the row, for a row whose teacher
+    is not known."""
+    settings = stage.teacher
+    assert settings is not None, "there are speakers"
+    if settings.routes is not None and settings.route_by is not None:
+        for one in rows:
+            named_route(settings.routes, settings.route_by, one.slices, f"training row {one.row} ({one.ids[0]})")
+        chosen = {value: speakers[position] for value, position in settings.routes.items()}
+        return RoutedTeacher(chosen, column=settings.route_by)
     if len(speakers) == 1:
         return speakers[0]
     return Ensemble(speakers, combine=settings.combine, weights=weights, temperature=stage.objective.temperature)
@@ -181,6 +220,14 @@ def recorded(bench: Bench, one: LocalTeacher, own: Prepared, prepared: Prepared,
     answers = AnswerCache.record(one, polled(bench, batches), rows_total=len(rows))
     answers.save(folder)
     return answers
+
+
+def route_names(stage: StageSettings, rows: Sequence[Encoded]) -> str | None:
+    """Hash of what each row's routing column says, None without routes: a run goes on with the same ones only."""
+    if stage.teacher is None or stage.teacher.route_by is None:
+        return None
+    names = [one.slices.get(stage.teacher.route_by, "") for one in rows]
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
 
 
 def forward(module: nn.Module, *, bf16: bool = False) -> Forward:

@@ -167,6 +167,11 @@ def task_rules(task: Task, stage: Stage) -> Iterable[Contradiction]:
                 found.append((("teacher", "models", i, "pooling"), "pooling"))
         for path, what in found:
             yield Contradiction((*stage.path, *path), f"{what} is only for task classify; this task is {task}")
+    if teacher is not None and teacher.vocabulary != "equal":
+        fits = ("causal-lm",) if teacher.vocabulary == "aligned" else ("causal-lm", "masked-lm")
+        if task not in fits:
+            reason = f"`{teacher.vocabulary}` is only for task {' or '.join(fits)}; this task is {task}"
+            yield Contradiction((*stage.path, "teacher", "vocabulary"), reason)
     metric, known = train.metric_for_best_model, METRICS[task]
     here = (*stage.path, "train", "metric_for_best_model")
     if metric not in known:
@@ -193,6 +198,14 @@ def _sources(data: DataSettings) -> Iterable[tuple[Path, SourceSettings]]:
     for name, held_out in (("validation", data.validation), ("test", data.test)):
         if held_out is not None:
             yield ("data", name), held_out
+
+
+def route_rules(data: DataSettings, stage: Stage) -> Iterable[Contradiction]:
+    """The column that names a teacher survives until the batch: a packed row comes from many rows."""
+    teacher = stage.training.teacher
+    if teacher is not None and teacher.route_by is not None and data.pack:
+        reason = "needs rows of one example each, and data.pack joins them: set data.pack to false"
+        yield Contradiction((*stage.path, "teacher", "route_by"), reason)
 
 
 def validation_rules(data: DataSettings, stage: Stage) -> Iterable[Contradiction]:

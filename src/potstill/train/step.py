@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from potstill.core.batch import Batch
 from potstill.core.outcome import Loss
-from potstill.core.signal import DenseLogits, Outputs, Signal, Want
+from potstill.core.signal import DenseLogits, HeadedStates, Outputs, Signal, Want
 from potstill.train.plan import TrainPlan
 
 SHOWN = 3
@@ -101,7 +101,7 @@ def student_outputs(plan: TrainPlan, batch: Batch, want: Want, *, bf16: bool) ->
     device = next(plan.module.parameters()).device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
         outputs = plan.forward(batch, want)
-    if not bf16:
+    if not bf16 or outputs.logits_BTV is None:
         return outputs
     return dataclasses.replace(outputs, logits_BTV=outputs.logits_BTV.float())
 
@@ -123,6 +123,8 @@ def _spoken(signal: Signal) -> list[tuple[str, Tensor, bool]]:
     spoken: list[tuple[str, Tensor, bool]] = []
     if isinstance(signal.logits, DenseLogits):
         spoken.append(("logits", signal.logits.logits_BTV, False))
+    elif isinstance(signal.logits, HeadedStates):
+        spoken.append(("last states", signal.logits.states_BTD, False))
     elif signal.logits is not None:
         spoken.append(("log-probabilities", signal.logits.logprobs_BTK, True))
         spoken.append(("log tail mass", signal.logits.log_tail_BT, True))

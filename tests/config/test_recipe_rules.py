@@ -39,6 +39,11 @@ CLASSIFIER_FAULTS = [
     (["stages.0.train.max_steps=null"], "stages.0.train", "set max_steps or num_train_epochs"),
     (["student.freeze=[embeddings, head, body]"], "student.freeze", "nothing would learn"),
     (["teacher.drop_above=2"], "teacher.drop_above", "two or more models"),
+    (
+        ["teacher.cache=false", "teacher.vocabulary=padded"],
+        "teacher.vocabulary",
+        "only for task causal-lm or masked-lm",
+    ),
     (["data.pack=true"], "data.pack", "one label per row"),
     (["data.train.1.rows=text"], "data.train.1.rows", "task classify does not learn from rows: text"),
     (["data.validation.rows=messages"], "data.validation.rows", "does not learn from rows: messages"),
@@ -78,6 +83,16 @@ def test_contradictions_of_a_classifier(overrides, path, words):
         (["data.labels=[a, b]"], "data.labels", "classes of task classify"),
         (["data.train.0.rows=labelled"], "data.train.0.rows", "one of: text, completion, messages"),
         (["teacher.drop_above=2"], "teacher.drop_above", "needs data.validation"),
+        (
+            ["teacher.weights=null", "teacher.route_by=kind", "teacher.routes={a: 0, b: 1}"],
+            "teacher.route_by",
+            "set data.pack to false",
+        ),
+        (
+            ["task=masked-lm", "teacher.vocabulary=aligned"],
+            "teacher.vocabulary",
+            "only for task causal-lm; this task is masked-lm",
+        ),
         (
             ["data.validation={dataset_name: v, rows: text}", "train.metric_for_best_model=f1"],
             "train.metric_for_best_model",

@@ -19,14 +19,16 @@ from potstill.config import StageSettings
 from potstill.core.batch import Batch
 from potstill.core.errors import DataError, SignalError
 from potstill.core.example import Example
-from potstill.core.protocols import Forward, Teacher
-from potstill.core.signal import Outputs, Voice, Want
+from potstill.core.protocols import Forward, Objective, Teacher
+from potstill.core.signal import HeadedStates, Outputs, Voice, Want
 from potstill.data.collate import Collate
 from potstill.data.encoded import Encoded
 from potstill.data.order import in_order
 from potstill.data.prepare import Prepared, Split
 from potstill.evaluate.choosing import classifier_scores, language_model_scores
 from potstill.evaluate.predictions import predict, predict_tokens
+from potstill.objectives.logits import Hinton
+from potstill.objectives.projection import DualSpace, Projections
 from potstill.students.inherit import make_student
 from potstill.students.load import LoadedModel, load_model, load_tokenizer
 from potstill.students.pooled import config_of, positions_of
@@ -37,6 +39,7 @@ from potstill.teachers.cache import AnswerCache
 from potstill.teachers.ensemble import Ensemble, kept_members
 from potstill.teachers.local import LocalTeacher
 from potstill.teachers.routed import RoutedTeacher, named_route
+from potstill.train.plan import Companion
 from potstill.train.precision import has_native_bf16
 from potstill.vocabularies import bridged, compared, measured, routes, spoken_by
 
@@ -147,6 +150,28 @@ def teacher(bench: Bench, stage: StageSettings, made: LoadedModel, prepared: Pre
     rows = rows_of(stage, prepared)
     left_out = measured(bench, speakers, lambda: polled(bench, plain_batches(bench, rows, prepared.collate)))
     return Heard(together(stage, speakers, weights, rows), compared(prepared.collate, speakers), left_out)
+
+
+def objective(
+    stage: StageSettings, made: LoadedModel, heard: Heard, prepared: Prepared
+) -> tuple[Objective, Companion | None]:
+    """What is learnt by, and the parameters that it brings along."""
+    settings = stage.objective.projection
+    if settings is None:
+        return Hinton(stage.objective), None
+    assert heard.teacher is not None, "a recipe with a projection has a teacher"
+    want = Want(headed=True)
+    batch = heard.collate(rows_of(stage, prepared)[:1], 0)
+    signal, own = heard.teacher.signal(batch, want), outputs(made.module, batch, want).headed
+    if not isinstance(signal.logits, HeadedStates) or own is None:
+        raise SignalError(
+            f"objective.projection needs hidden states, and teacher {heard.teacher.voice.teacher} sends "
+            f"{type(signal.logits).__name__}: take a teacher that sends them, or remove objective.projection"
+        )
+    ours = own.head if signal.entries_K is None else own.head.over(signal.entries_K)
+    projections = Projections(ours, signal.logits.head)
+    companion = Companion(projections, settings.learning_rate, settings.gradient_limit)
+    return DualSpace(stage.objective, projections), companion
 
 
 def plain_batches(bench: Bench, rows: Sequence[Encoded], collate: Collate) -> list[Batch]:

@@ -95,7 +95,12 @@ def _objective_is_used(training: Training) -> Iterable[Contradiction]:
     if objective.top_k is None and objective.missing_mass != "tail":
         yield Contradiction(("objective", "missing_mass"), "has no use without top_k: a whole signal misses nothing")
     if objective.soft_weight == 0:
-        for name, unused in (("temperature", objective.temperature != 1.0), ("top_k", objective.top_k is not None)):
+        given = {
+            "temperature": objective.temperature != 1.0,
+            "top_k": objective.top_k is not None,
+            "projection": objective.projection is not None,
+        }
+        for name, unused in given.items():
             if unused:
                 reason = f"has no use while soft_weight is 0; remove {name}, or raise soft_weight"
                 yield Contradiction(("objective", name), reason)
@@ -198,6 +203,20 @@ def _sources(data: DataSettings) -> Iterable[tuple[Path, SourceSettings]]:
     for name, held_out in (("validation", data.validation), ("test", data.test)):
         if held_out is not None:
             yield ("data", name), held_out
+
+
+def projection_rules(task: Task, stage: Stage) -> Iterable[Contradiction]:
+    """Projections map the last states of one language model to those of another, at the same positions."""
+    teacher, here = stage.training.teacher, (*stage.path, "objective", "projection")
+    if stage.training.objective.projection is None:
+        return
+    if task != "causal-lm":
+        yield Contradiction(here, f"is only for task causal-lm; this task is {task}")
+    if teacher is not None and len(teacher.models) > 1:
+        yield Contradiction(here, f"needs the states of one teacher, and teacher.models has {len(teacher.models)}")
+    if teacher is not None and teacher.vocabulary == "aligned":
+        reason = "needs one tokenizer, and teacher.vocabulary is aligned: remove projection, or take another teacher"
+        yield Contradiction(here, reason)
 
 
 def route_rules(data: DataSettings, stage: Stage) -> Iterable[Contradiction]:

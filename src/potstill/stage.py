@@ -15,7 +15,6 @@ from potstill.config import StageSettings
 from potstill.core.protocols import Forward
 from potstill.data.order import Batches
 from potstill.data.prepare import Prepared
-from potstill.objectives.logits import Hinton
 from potstill.students.freeze import freeze, names_of
 from potstill.students.load import LoadedModel
 from potstill.students.save import save_model
@@ -64,6 +63,7 @@ def learn(
     """The training itself; afterwards the module holds the weights of the best checkpoint."""
     bench.stop.check()
     heard = assemble.teacher(bench, stage, made, prepared, place)
+    objective, companion = assemble.objective(stage, made, heard, prepared)
     bench.folder.write_json(f"stages/{stage.name}/{LEFT_OUT}", list(heard.left_out))
     rows = assemble.rows_of(stage, prepared)
     module, settings = made.module, stage.train
@@ -88,11 +88,12 @@ def learn(
         seed=bench.recipe.seed,
         module=module,
         forward=answer,
-        objective=Hinton(stage.objective),
+        objective=objective,
         source=source,
         teacher=heard.teacher,
         evaluate=None if evaluated is None else lambda: assemble.scores(bench, answer, prepared, evaluated),
         head=names_of(module, "head"),
+        companion=companion,
         resume_command=f"potstill resume {bench.folder.root}",
     )
     result = train(plan, flag=bench.stop, observers=[Console(), LogFile(bench.folder.root / "log.txt")])

@@ -76,6 +76,12 @@ def test_contradictions_of_a_classifier(overrides, path, words):
     ("overrides", "path", "words"),
     [
         (["controls=[tfidf]"], "controls.0", "only for task classify"),
+        (["objective.projection={}"], "objective.projection", "teacher.models has 2"),
+        (
+            ["objective.projection={}", "teacher={models: [{model_name_or_path: a}], vocabulary: aligned}"],
+            "objective.projection",
+            "needs one tokenizer",
+        ),
         (["student.pooling=mean"], "student.pooling", "only for task classify"),
         (["student.head=probe"], "student.head", "only for task classify"),
         (["teacher.models.1.pooling=first"], "teacher.models.1.pooling", "only for task classify"),

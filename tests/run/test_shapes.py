@@ -2,17 +2,22 @@
 
 import dataclasses
 import json
+import math
 import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import potstill
 from potstill import assemble
 from potstill.cli.main import main
+from potstill.students.layouts import edited
+from potstill.train import loop, resume
 from tests.run.tiny_recipe import language_model, prose_rows, set_value, write_recipe, write_rows
+from tests.students import tiny
 from tests.students.tiny import edit_json
 
 SENTENCES = [
@@ -253,3 +258,63 @@ def test_a_run_goes_on_with_the_same_routes_only(routed):
     rows = [dataclasses.replace(encoded_row(("1",), [1]), slices={"kind": kind}) for kind in "aab"]
     assert route_names(stage, rows) != route_names(stage, rows[1:])
     assert route_names(stage.model_copy(update={"teacher": None}), rows) is None
+
+
+@pytest.fixture
+def wider(tmp_path, materials):
+    """A teacher of the student's tokenizer, another width and another architecture."""
+    folder = shutil.copytree(materials.decoder, tmp_path / "wider")
+    for name in ("config.json", "model.safetensors", "generation_config.json"):
+        (folder / name).unlink()
+    model = tiny.tiny("gemma3_text", "causal-lm")
+    model.save_pretrained(folder)
+    torch.manual_seed(3)
+    Gemma3ForCausalLM(edited(model.config, {"hidden_size": 24})).save_pretrained(folder)
+    return folder
+
+
+def projecting(materials, wider):
+    recipe = language_model(materials)
+    recipe["teacher"]["models"][0]["model_name_or_path"] = str(wider)
+    recipe["objective"] = {"soft_weight": 0.5, "hard_weight": 0.5, "projection": {}}
+    recipe["train"] |= {"save_steps": 1, "max_steps": 4}
+    recipe["controls"] = ["labels"]
+    return recipe
+
+
+def test_another_width_is_taught_through_projections(materials, wider, tmp_path):
+    record = potstill.run(write_recipe(tmp_path, projecting(materials, wider)), output_dir=tmp_path / "run")
+    steps = [row for row in record.metrics if row["event"] == "step" and row["arm"] == "student"]
+    parts = ("projector", "projected", "teacher_space", "hard")
+    assert all(math.isfinite(row[f"part.{name}"]) for row in steps for name in parts)
+    assert all(row["part.teacher_space"] > 0 for row in steps)
+    names = set(load_file(tmp_path / "run" / "model" / "model.safetensors"))
+    assert names == set(load_file(materials.decoder / "model.safetensors")) - {
+        name
+        for name in load_file(materials.decoder / "model.safetensors")
+        if ".layers.2." in name or ".layers.3." in name
+    }, "nothing but the student is exported"
+    assert record.value("quality.perplexity", "labels") > 1
+
+
+def test_a_stopped_projection_goes_on_bit_for_bit(materials, wider, tmp_path, monkeypatch):
+    """Killed after its second save, when the projections have learnt already."""
+    recipe = projecting(materials, wider)
+    whole = potstill.run(write_recipe(tmp_path, recipe), output_dir=tmp_path / "whole")
+    real = resume.save
+
+    def saved_and_gone(running):
+        real(running)
+        if running.standing.step == 2:
+            assert (running.plan.checkpoints / "step-2" / "objective.safetensors").is_file()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "save", saved_and_gone)
+    with pytest.raises(KeyboardInterrupt):
+        potstill.run(write_recipe(tmp_path, recipe), output_dir=tmp_path / "cut")
+    monkeypatch.setattr(loop, "save", real)
+    again = potstill.run(write_recipe(tmp_path, recipe), output_dir=tmp_path / "cut")
+    lines = [[{k: v for k, v in row.items() if k != "seconds"} for row in one.metrics] for one in (whole, again)]
+    assert lines[0] == lines[1]
+    files = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "cut")]
+    assert files[0] == files[1]

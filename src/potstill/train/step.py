@@ -14,11 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from potstill.core.batch import Batch
 from potstill.core.outcome import Loss
 from potstill.core.signal import DenseLogits, HeadedStates, Outputs, Signal, Want
+from potstill.train.optimise import bound_gradients, gradient_norm
 from potstill.train.plan import TrainPlan
 
 SHOWN = 3
@@ -68,16 +69,13 @@ def take_step(
             return StepOutcome(math.nan, {}, math.nan, bad)
         loss += float(found.total.detach())
         parts.update(found.parts)
-    gradients = [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
-    if not math.isfinite(float(norm)):
+    norm = gradient_norm(optimiser)
+    if not math.isfinite(norm):
         return _refused(optimiser, f"gradient of {_worst(optimiser)}", batches)
-    nn.utils.clip_grads_with_norm_(
-        [p for g in optimiser.param_groups for p in g["params"]], plan.settings.max_grad_norm, norm
-    )
+    bound_gradients(optimiser, norm, plan.settings.max_grad_norm)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
-    return StepOutcome(loss, dict(parts), float(norm))
+    return StepOutcome(loss, dict(parts), norm)
 
 
 def backward(

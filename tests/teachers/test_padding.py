@@ -63,6 +63,8 @@ def test_states_keep_their_head_without_the_padding(rows):
     padded = PaddedTeacher(Says(HeadedStates(states, head), 9), vocabulary_size=7, tokens=7)
     found = padded.signal(rows([0], positions=4), Want(headed=True)).logits
     assert torch.equal(found.head.logits(states), head.logits(states)[..., :7])
+    gone = head.logits(states).softmax(-1)[..., 7:].sum(-1)
+    assert padded.mass([rows([0], positions=4)]).mean == pytest.approx(gone.mean().item(), rel=1e-5)
 
 
 def test_a_padding_row_among_the_top_entries_is_refused(rows):

@@ -81,13 +81,11 @@ class Aligner:
     def _pairs(self, batch: Batch, readings: Sequence[Reading]) -> Pairs:
         """Only where the student is taught at all."""
         soft_BT = batch.weights["soft"].cpu()
-        found: list[tuple[int, int, int]] = []
-        for row, one in enumerate(readings):
-            taught = soft_BT[row, torch.from_numpy(one.student_N)] != 0
-            pairs = zip(one.student_N[taught.numpy()], one.teacher_N[taught.numpy()], strict=True)
-            found += [(row, int(own), int(other)) for own, other in pairs]
-        columns = torch.tensor(found, dtype=torch.long).reshape(-1, 3).T
-        return Pairs(columns[0], columns[1], columns[2])
+        row_N = torch.cat([torch.full((len(one.student_N),), row) for row, one in enumerate(readings)])
+        student_N = torch.cat([torch.from_numpy(one.student_N) for one in readings])
+        teacher_N = torch.cat([torch.from_numpy(one.teacher_N) for one in readings])
+        taught_N = soft_BT[row_N, student_N] != 0
+        return Pairs(row_N[taught_N], student_N[taught_N], teacher_N[taught_N])
 
 
 @dataclass(frozen=True, slots=True)

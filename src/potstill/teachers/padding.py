@@ -81,9 +81,12 @@ class PaddedTeacher:
                 break
             taught_BT = batch.weights["soft"] != 0
             logits = self._inner.signal(batch, Want()).logits
-            if not isinstance(logits, DenseLogits):
+            if isinstance(logits, HeadedStates):
+                logits_NV = logits.head.logits(logits.states_BTD[taught_BT][:left].float())
+            elif isinstance(logits, DenseLogits):
+                logits_NV = logits.logits_BTV[taught_BT][:left].float()
+            else:
                 break
-            logits_NV = logits.logits_BTV[taught_BT][:left].float()
             found.append(logits_NV.softmax(-1)[:, self._shared :].sum(-1))
             left -= len(logits_NV)
         mass_N = torch.cat(found) if found else torch.zeros(0)

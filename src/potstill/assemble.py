@@ -148,7 +148,7 @@ def teacher(bench: Bench, stage: StageSettings, made: LoadedModel, prepared: Pre
     else:
         speakers = [bridge(one) for bridge, one in zip(bridges, members, strict=True)]
     rows = rows_of(stage, prepared)
-    left_out = measured(bench, speakers, lambda: polled(bench, plain_batches(bench, rows, prepared.collate)))
+    left_out = measured(bench.say, speakers, lambda: polled(bench, plain_batches(bench, rows, prepared.collate)))
     return Heard(together(stage, speakers, weights, rows), compared(prepared.collate, speakers), left_out)
 
 
@@ -162,7 +162,8 @@ def objective(
     assert heard.teacher is not None, "a recipe with a projection has a teacher"
     want = Want(headed=True)
     batch = heard.collate(rows_of(stage, prepared)[:1], 0)
-    signal, own = heard.teacher.signal(batch, want), outputs(made.module, batch, want).headed
+    with torch.no_grad():
+        signal, own = heard.teacher.signal(batch, want), outputs(made.module, batch, want).headed
     if not isinstance(signal.logits, HeadedStates) or own is None:
         raise SignalError(
             f"objective.projection needs hidden states, and teacher {heard.teacher.voice.teacher} sends "

@@ -171,7 +171,7 @@ def measured(bench: Bench, speakers: Sequence[Teacher], batches: Callable[[], It
     for one in speakers:
         if isinstance(one, PaddedTeacher):
             mass = one.mass(batches())
-            bench.say(
+            say(
                 f"teacher {one.voice.teacher}: the rows that are left out had {mass.mean:.2e} of its probability "
                 f"(largest {mass.largest:.2e}) at {mass.positions} positions"
             )
@@ -183,7 +183,7 @@ def measured(bench: Bench, speakers: Sequence[Teacher], batches: Callable[[], It
                     f"teacher {one.voice.teacher}: at none of {seen.positions} positions do both tokenizers agree on "
                     "the text before it, so nothing can be learnt: use a teacher with the student's tokenizer"
                 )
-            bench.say(
+            say(
                 f"teacher {one.voice.teacher}: compared at {seen.compared:,} of {seen.positions:,} positions "
                 f"({seen.share:.1%}), over {seen.shared:,} shared tokens with {seen.mass:.1%} of its probability"
             )

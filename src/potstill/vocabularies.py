@@ -162,7 +162,9 @@ def compared(collate: Collate, speakers: Sequence[Teacher]) -> Collate:
     return bound if aligners else collate
 
 
-def measured(bench: Bench, speakers: Sequence[Teacher], batches: Callable[[], Iterable[Batch]]) -> list[dict[str, Any]]:
+def measured(
+    say: Callable[[str], None], speakers: Sequence[Teacher], batches: Callable[[], Iterable[Batch]]
+) -> list[dict[str, Any]]:
     """What each bridge leaves out, counted on the training rows before the training, said and returned.
 
     Raises SignalError where nothing at all can be compared.

@@ -115,6 +115,8 @@ def words(schema: Schema) -> str:
     if schema["type"] == "array":
         least = schema.get("minItems")
         return f"list of {words(schema['items'])}" + (f" (at least {least})" if least else "")
+    if schema["type"] == "object":
+        return f"names, each with a {words(schema['additionalProperties'])}"
     kinds = {
         "integer": "whole number",
         "number": "number",

@@ -34,6 +34,7 @@ FLOORS = {
     "assemble": 5,
     "bench": 4.5,
     "scribe": 5.5,
+    "vocabularies": 4.8,
     "stage": 5.5,
     "measure": 5.5,
     "publish": 5.5,

@@ -113,7 +113,12 @@ def _objective_is_used(training: Training) -> Iterable[Contradiction]:
     if objective.top_k is None and objective.missing_mass != "tail":
         yield Contradiction(("objective", "missing_mass"), "has no use without top_k: a whole signal misses nothing")
     if objective.soft_weight == 0:
-        for name, unused in (("temperature", objective.temperature != 1.0), ("top_k", objective.top_k is not None)):
+        given = {
+            "temperature": objective.temperature != 1.0,
+            "top_k": objective.top_k is not None,
+            "projection": objective.projection is not None,
+        }
+        for name, unused in given.items():
             if unused:
                 reason = f"has no use while soft_weight is 0; remove {name}, or raise soft_weight"
                 yield Contradiction(("objective", name), reason)
@@ -188,6 +193,11 @@ def task_rules(task: Task, stage: Stage) -> Iterable[Contradiction]:
                 found.append((("teacher", "models", i, "pooling"), "pooling"))
         for path, what in found:
             yield Contradiction((*stage.path, *path), f"{what} is only for task classify; this task is {task}")
+    if teacher is not None and teacher.vocabulary != "equal":
+        fits = ("causal-lm",) if teacher.vocabulary == "aligned" else ("causal-lm", "masked-lm")
+        if task not in fits:
+            reason = f"`{teacher.vocabulary}` is only for task {' or '.join(fits)}; this task is {task}"
+            yield Contradiction((*stage.path, "teacher", "vocabulary"), reason)
     metric, known = train.metric_for_best_model, METRICS[task]
     here = (*stage.path, "train", "metric_for_best_model")
     if metric not in known:
@@ -214,6 +224,28 @@ def _sources(data: DataSettings) -> Iterable[tuple[Path, SourceSettings]]:
     for name, held_out in (("validation", data.validation), ("test", data.test)):
         if held_out is not None:
             yield ("data", name), held_out
+
+
+def projection_rules(task: Task, stage: Stage) -> Iterable[Contradiction]:
+    """Projections map the last states of one language model to those of another, at the same positions."""
+    teacher, here = stage.training.teacher, (*stage.path, "objective", "projection")
+    if stage.training.objective.projection is None:
+        return
+    if task != "causal-lm":
+        yield Contradiction(here, f"is only for task causal-lm; this task is {task}")
+    if teacher is not None and len(teacher.models) > 1:
+        yield Contradiction(here, f"needs the states of one teacher, and teacher.models has {len(teacher.models)}")
+    if teacher is not None and teacher.vocabulary == "aligned":
+        reason = "needs one tokenizer, and teacher.vocabulary is aligned: remove projection, or take another teacher"
+        yield Contradiction(here, reason)
+
+
+def route_rules(data: DataSettings, stage: Stage) -> Iterable[Contradiction]:
+    """The column that names a teacher survives until the batch: a packed row comes from many rows."""
+    teacher = stage.training.teacher
+    if teacher is not None and teacher.route_by is not None and data.pack:
+        reason = "needs rows of one example each, and data.pack joins them: set data.pack to false"
+        yield Contradiction((*stage.path, "teacher", "route_by"), reason)
 
 
 def validation_rules(data: DataSettings, stage: Stage) -> Iterable[Contradiction]:

@@ -39,6 +39,11 @@ CLASSIFIER_FAULTS = [
     (["stages.0.train.max_steps=null"], "stages.0.train", "set max_steps or num_train_epochs"),
     (["student.freeze=[embeddings, head, body]"], "student.freeze", "nothing would learn"),
     (["teacher.drop_above=2"], "teacher.drop_above", "two or more models"),
+    (
+        ["teacher.cache=false", "teacher.vocabulary=padded"],
+        "teacher.vocabulary",
+        "only for task causal-lm or masked-lm",
+    ),
     (["data.pack=true"], "data.pack", "one label per row"),
     (["data.train.1.rows=text"], "data.train.1.rows", "task classify does not learn from rows: text"),
     (["data.validation.rows=messages"], "data.validation.rows", "does not learn from rows: messages"),
@@ -71,6 +76,12 @@ def test_contradictions_of_a_classifier(overrides, path, words):
     ("overrides", "path", "words"),
     [
         (["controls=[tfidf]"], "controls.0", "only for task classify"),
+        (["objective.projection={}"], "objective.projection", "teacher.models has 2"),
+        (
+            ["objective.projection={}", "teacher={models: [{model_name_or_path: a}], vocabulary: aligned}"],
+            "objective.projection",
+            "needs one tokenizer",
+        ),
         (["student.pooling=mean"], "student.pooling", "only for task classify"),
         (["student.head=probe"], "student.head", "only for task classify"),
         (["teacher.models.1.pooling=first"], "teacher.models.1.pooling", "only for task classify"),
@@ -78,6 +89,16 @@ def test_contradictions_of_a_classifier(overrides, path, words):
         (["data.labels=[a, b]"], "data.labels", "classes of task classify"),
         (["data.train.0.rows=labelled"], "data.train.0.rows", "one of: text, completion, messages"),
         (["teacher.drop_above=2"], "teacher.drop_above", "needs data.validation"),
+        (
+            ["teacher.weights=null", "teacher.route_by=kind", "teacher.routes={a: 0, b: 1}"],
+            "teacher.route_by",
+            "set data.pack to false",
+        ),
+        (
+            ["task=masked-lm", "teacher.vocabulary=aligned"],
+            "teacher.vocabulary",
+            "only for task causal-lm; this task is masked-lm",
+        ),
         (
             ["data.validation={dataset_name: v, rows: text}", "train.metric_for_best_model=f1"],
             "train.metric_for_best_model",

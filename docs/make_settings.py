@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.config import Recipe
+from potstill.recipe_writing import WritingJob
 
 PAGE = Path(__file__).parent / "settings.md"
 Schema = Mapping[str, Any]
@@ -31,28 +32,34 @@ On the command line a setting is `key.sub=value`, and entries of lists are count
     potstill run classifier train.max_steps=200 stages.0.train.learning_rate=5e-5 evaluate.cost=null
 
 Names follow the `transformers` Trainer and the `datasets` library where those have one.
+
+The last groups are those of a [writing job](black-boxes.md), the file that `potstill write` reads.
 """
 
 
 def page() -> str:
     """The whole page."""
-    schema = Recipe.model_json_schema()
-    groups = {"Recipe": schema, **schema["$defs"]}
+    roots = {root.__name__: root.model_json_schema() for root in (Recipe, WritingJob)}
+    groups = {**roots, **{name: group for schema in roots.values() for name, group in schema["$defs"].items()}}
     settings = {setting for group in groups.values() for setting in group["properties"]}
     explained = {name: explanations(group["description"], settings) for name, group in groups.items()}
     # A student is a model to load and more; what they share is explained once, on the model.
-    inherited = {"StudentSettings": explained["ModelSettings"][1]}
+    inherited = {"StudentSettings": explained["ModelSettings"][1], "TopKSettings": explained["EndpointSettings"][1]}
     sections = []
-    for name, places in _places(schema, groups).items():
+    places_of: dict[str, list[str]] = {}
+    for root in roots:
+        for name, places in _places(root, groups).items():
+            places_of.setdefault(name, places)
+    for name, places in places_of.items():
         text, meanings = explained[name]
         sections.append(_section(name, places, groups[name], text, {**inherited.get(name, {}), **meanings}))
     return "\n".join([INTRODUCTION, *sections])
 
 
-def _places(schema: Schema, groups: Mapping[str, Schema]) -> dict[str, list[str]]:
-    """Each group, in the order a reader meets it, with the paths at which it stands in a recipe."""
-    found: dict[str, list[str]] = {"Recipe": []}
-    waiting = [("", schema)]
+def _places(root: str, groups: Mapping[str, Schema]) -> dict[str, list[str]]:
+    """Each group, in the order a reader meets it, with the paths at which it stands in a file of this root."""
+    found: dict[str, list[str]] = {root: []}
+    waiting = [("", groups[root])]
     while waiting:
         path, group = waiting.pop(0)
         for setting, values in group["properties"].items():
@@ -108,6 +115,8 @@ def words(schema: Schema) -> str:
     if schema["type"] == "array":
         least = schema.get("minItems")
         return f"list of {words(schema['items'])}" + (f" (at least {least})" if least else "")
+    if schema["type"] == "object":
+        return f"names, each with a {words(schema['additionalProperties'])}"
     kinds = {
         "integer": "whole number",
         "number": "number",

@@ -12,9 +12,20 @@ import tests.typechecker  # noqa: F401  the hook finds it as an attribute of `te
 
 install_import_hook("potstill", "tests.typechecker.checked")
 
+import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 torch.set_num_threads(1)
 settings.register_profile("potstill", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("potstill")
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Waits of milliseconds, where an endpoint does not name one."""
+    from potstill.teachers import patience
+
+    monkeypatch.setattr(patience, "FIRST_WAIT", 0.002)
+    monkeypatch.setattr(patience, "LONGEST_BACKOFF", 0.01)
+    monkeypatch.setattr(patience, "NAMED_JITTER", 0.0)

@@ -33,6 +33,8 @@ FLOORS = {
     "folder": 4,
     "assemble": 5,
     "bench": 4.5,
+    "scribe": 5.5,
+    "vocabularies": 4.8,
     "stage": 5.5,
     "measure": 5.5,
     "publish": 5.5,
@@ -49,6 +51,7 @@ TORCH_FREE = [
     *("core.errors", "core.lineage", "core.example", "core.settings", "core.task", "core.record", "core.progress"),
     *(f"{room}.settings" for room in ("data", "students", "objectives", "teachers", "train", "evaluate", "export")),
     *("config", "recipe_rules", "recipe_text", "recipe_names", "recipe_faults", "recipe_overrides", "recipe_yaml"),
+    *("recipe_writing", "teachers.endpoint_settings"),
     *("recipes.catalogue", "redaction", "environment", "cli.main", "cli.summary"),
 ]
 LARGEST_FILE = 400

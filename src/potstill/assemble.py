@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,13 +19,16 @@ from potstill.config import StageSettings
 from potstill.core.batch import Batch
 from potstill.core.errors import DataError, SignalError
 from potstill.core.example import Example
-from potstill.core.protocols import Forward, Teacher
-from potstill.core.signal import Outputs, Voice, Want
+from potstill.core.protocols import Forward, Objective, Teacher
+from potstill.core.signal import HeadedStates, Outputs, Voice, Want
+from potstill.data.collate import Collate
 from potstill.data.encoded import Encoded
 from potstill.data.order import in_order
 from potstill.data.prepare import Prepared, Split
 from potstill.evaluate.choosing import classifier_scores, language_model_scores
 from potstill.evaluate.predictions import predict, predict_tokens
+from potstill.objectives.logits import Hinton
+from potstill.objectives.projection import DualSpace, Projections
 from potstill.students.inherit import make_student
 from potstill.students.load import LoadedModel, load_model, load_tokenizer
 from potstill.students.pooled import config_of, positions_of
@@ -29,9 +36,14 @@ from potstill.students.probe import fit_probe
 from potstill.students.settings import ModelSettings, StudentSettings
 from potstill.students.taps import install_head, outputs, pooled_features
 from potstill.teachers.cache import AnswerCache
+from potstill.teachers.endpoint import EndpointTeacher
 from potstill.teachers.ensemble import Ensemble, kept_members
+from potstill.teachers.key import read_key
 from potstill.teachers.local import LocalTeacher
+from potstill.teachers.routed import RoutedTeacher, named_route
+from potstill.train.plan import Companion
 from potstill.train.precision import has_native_bf16
+from potstill.vocabularies import bridged, compared, measured, routes, spoken_by
 
 # scikit-learn's C for features of unit length; 3 was best in cross-validation on the demo's labelled
 # rows. On standardised features, whose squared length is their number, the same strength is width / C.
@@ -103,34 +115,110 @@ def install_probe(bench: Bench, module: nn.Module, prepared: Prepared) -> None:
     install_head(module, weight, bias)
 
 
-def teacher(bench: Bench, stage: StageSettings, prepared: Prepared, place: Path) -> Teacher | None:
-    """Whoever comments on the stage's batches: one model or an ensemble, live or from recorded answers."""
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Whoever comments on a stage's batches, the batches as it can comment on them, and what of it is left out."""
+
+    teacher: Teacher | None
+    collate: Collate
+    left_out: Sequence[Mapping[str, Any]] = ()
+
+
+def teacher(bench: Bench, stage: StageSettings, made: LoadedModel, prepared: Prepared, place: Path) -> Heard:
+    """One model, an ensemble, or one for each row; live or from recorded answers; or an endpoint. `made` is the
+    student, whose tokens an endpoint must speak of."""
     settings = stage.teacher
     if settings is None:
-        return None
+        return Heard(None, prepared.collate)
+    if settings.endpoint is not None:
+        return Heard(endpoint(bench, stage, made), prepared.collate)
+    own_vocabulary = spoken_by(stage.student, made)
+    ways = routes(bench, settings, own_vocabulary)
     bf16 = has_native_bf16() if settings.bf16 == "auto" else settings.bf16
     members: list[LocalTeacher] = []
     read: list[Prepared] = []
-    for named in settings.models:
+    bridges: list[Callable[[Teacher], Teacher]] = []
+    for named, way in zip(settings.models, ways, strict=True):
         loaded, own = model(bench, named)
         members.append(local(loaded, own, bf16=bf16))
         read.append(own)
+        bridges.append(partial(bridged, way, teacher=spoken_by(named, loaded), student=own_vocabulary))
     weights = settings.weights or (1.0,) * len(members)
     if settings.drop_above is not None:
         kept = keep_members(bench, settings.drop_above, members, read)
         members, read = [members[position] for position in kept], [read[position] for position in kept]
-        weights = tuple(weights[position] for position in kept)
-    speakers: list[Teacher] = list(members)
+        weights, bridges = tuple(weights[position] for position in kept), [bridges[position] for position in kept]
     if settings.cache:
         speakers = [recorded(bench, one, own, prepared, place) for one, own in zip(members, read, strict=True)]
-    elif any(own is not prepared for own in read):
+    else:
+        speakers = [bridge(one) for bridge, one in zip(bridges, members, strict=True)]
+    rows = rows_of(stage, prepared)
+    left_out = measured(bench.say, speakers, lambda: polled(bench, plain_batches(bench, rows, prepared.collate)))
+    return Heard(together(stage, speakers, weights, rows), compared(prepared.collate, speakers), left_out)
+
+
+def objective(
+    stage: StageSettings, made: LoadedModel, heard: Heard, prepared: Prepared
+) -> tuple[Objective, Companion | None]:
+    """What is learnt by, and the parameters that it brings along."""
+    settings = stage.objective.projection
+    if settings is None:
+        return Hinton(stage.objective), None
+    assert heard.teacher is not None, "a recipe with a projection has a teacher"
+    want = Want(headed=True)
+    batch = heard.collate(rows_of(stage, prepared)[:1], 0)
+    with torch.no_grad():
+        signal, own = heard.teacher.signal(batch, want), outputs(made.module, batch, want).headed
+    if not isinstance(signal.logits, HeadedStates) or own is None:
         raise SignalError(
-            "the teacher and the student have different tokenizers, so they cannot read one batch: set teacher.cache: "
-            "true (classifiers), or keep the student's vocabulary"
+            f"objective.projection needs hidden states, and teacher {heard.teacher.voice.teacher} sends "
+            f"{type(signal.logits).__name__}: take a teacher that sends them, or remove objective.projection"
         )
+    ours = own.head if signal.entries_K is None else own.head.over(signal.entries_K)
+    projections = Projections(ours, signal.logits.head)
+    companion = Companion(projections, settings.learning_rate, settings.gradient_limit)
+    return DualSpace(stage.objective, projections), companion
+
+
+def plain_batches(bench: Bench, rows: Sequence[Encoded], collate: Collate) -> list[Batch]:
+    """Every row once, as the data has them: the first ones are then a fair sample."""
+    size = bench.recipe.train.per_device_eval_batch_size
+    return [collate(rows[start : start + size], 0) for start in range(0, len(rows), size)]
+
+
+def together(
+    stage: StageSettings, speakers: Sequence[Teacher], weights: Sequence[float], rows: Sequence[Encoded]
+) -> Teacher:
+    """One of several: each row's own, or the mean of all. Raises SignalError, naming the row, for a row whose teacher
+    is not known."""
+    settings = stage.teacher
+    assert settings is not None, "there are speakers"
+    if settings.routes is not None and settings.route_by is not None:
+        for one in rows:
+            named_route(settings.routes, settings.route_by, one.slices, f"training row {one.row} ({one.ids[0]})")
+        chosen = {value: speakers[position] for value, position in settings.routes.items()}
+        return RoutedTeacher(chosen, column=settings.route_by)
     if len(speakers) == 1:
         return speakers[0]
     return Ensemble(speakers, combine=settings.combine, weights=weights, temperature=stage.objective.temperature)
+
+
+def endpoint(bench: Bench, stage: StageSettings, learner: LoadedModel) -> EndpointTeacher:
+    """Somebody else's server as the stage's teacher."""
+    settings = stage.teacher.endpoint if stage.teacher else None
+    assert settings is not None, "the stage names an endpoint"
+    assert stage.objective.top_k is not None, "a recipe with an endpoint says how many tokens it is asked for"
+    found = EndpointTeacher.connect(
+        settings,
+        learner.tokenizer,
+        vocabulary_size=learner.record.vocabulary_size,
+        top_k=stage.objective.top_k,
+        key=read_key(settings),
+        check=bench.stop.check,
+    )
+    bench.say(f"teacher {found.voice.teacher}, asked by {found.way_name}")
+    bench.endpoints[settings.url] = found.voice.teacher
+    return found
 
 
 def local(loaded: LoadedModel, prepared: Prepared, *, bf16: bool) -> LocalTeacher:
@@ -181,6 +269,14 @@ def recorded(bench: Bench, one: LocalTeacher, own: Prepared, prepared: Prepared,
     answers = AnswerCache.record(one, polled(bench, batches), rows_total=len(rows))
     answers.save(folder)
     return answers
+
+
+def route_names(stage: StageSettings, rows: Sequence[Encoded]) -> str | None:
+    """Hash of what each row's routing column says, None without routes: a run goes on with the same ones only."""
+    if stage.teacher is None or stage.teacher.route_by is None:
+        return None
+    names = [one.slices.get(stage.teacher.route_by, "") for one in rows]
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
 
 
 def forward(module: nn.Module, *, bf16: bool = False) -> Forward:

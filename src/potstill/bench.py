@@ -19,7 +19,8 @@ from potstill.train.stop import StopFlag
 @dataclass(slots=True)
 class Bench:
     """One run at work. products: finished stages by name. records: of the models loaded so far, by their name in the
-    recipe. say: tells a person what happens now, on stderr and in the log."""
+    recipe. endpoints: who was found to teach at a URL. say: tells a person what happens now, on stderr and in the
+    log."""
 
     recipe: Recipe
     folder: RunFolder
@@ -28,6 +29,7 @@ class Bench:
     trust_remote_code: bool = False
     products: dict[str, Path] = field(default_factory=dict)
     records: dict[str, ModelRecord] = field(default_factory=dict)
+    endpoints: dict[str, str] = field(default_factory=dict)
     read: dict[str, Prepared] = field(default_factory=dict)
 
     def data(self, tokenizer: PreTrainedTokenizerBase) -> Prepared:

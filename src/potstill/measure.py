@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from potstill.core.batch import Batch
 from potstill.core.errors import DataError, RunError
 from potstill.core.example import Example
 from potstill.core.outcome import Finding
+from potstill.core.protocols import Forward
 from potstill.core.signal import Want
 from potstill.data.order import in_order
 from potstill.data.prepare import Prepared, Split
@@ -91,6 +92,8 @@ def measure(bench: Bench, models: Mapping[str, ModelSettings] | None = None) -> 
     if bench.recipe.evaluate.cost is not None:
         timed = {name: subjects[name] for name in TIMED if name in subjects}
         findings += _times(bench, timed, bench.recipe.evaluate.cost)
+    if models is None:
+        findings += signal_findings(bench.folder.stage_record("student").get("left_out", ()))
     return findings
 
 
@@ -168,10 +171,36 @@ def _language_models(bench: Bench, subjects: Mapping[str, Subject]) -> list[Find
     teacher = subjects.get("teacher")
     findings: list[Finding] = []
     for name, one in subjects.items():
-        beside = None if teacher is None or name == "teacher" else assemble.forward(teacher.loaded.module)
-        sums = predict_tokens(assemble.forward(one.loaded.module), one.batches(bench), teacher=beside)
+        beside, entries = _beside(bench, teacher, one)
+        sums = predict_tokens(assemble.forward(one.loaded.module), one.batches(bench), teacher=beside, entries=entries)
         findings += evaluate_language_model(name, sums, settings=bench.recipe.evaluate, seed=bench.recipe.seed)
     return findings
+
+
+def _beside(bench: Bench, teacher: Subject | None, one: Subject) -> tuple[Forward | None, int | None]:
+    """The teacher to hold a subject against, and over how many entries where their tables differ in length. With
+    different tokenizers no position of one is a position of the other, and nothing is compared."""
+    if teacher is None or one is teacher:
+        return None, None
+    theirs, ours = teacher.loaded.record, one.loaded.record
+    if theirs.tokenizer_sha256 != ours.tokenizer_sha256:
+        bench.say(f"{one.name} and teacher have different tokenizers: their agreement is not measured")
+        return None, None
+    sizes = {theirs.vocabulary_size, ours.vocabulary_size}
+    return assemble.forward(teacher.loaded.module), min(sizes) if len(sizes) > 1 else None
+
+
+def signal_findings(left_out: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """What the student could not hear of its teachers, as measured before the training."""
+    found = []
+    for one in left_out:
+        evidence = {name: value for name, value in one.items() if name not in ("mean", "share", "mass")}
+        if one["vocabulary"] == "padded":
+            found.append(Finding("signal.padding_mass", one["mean"], "teacher", evidence=evidence))
+        else:
+            found.append(Finding("signal.coverage", one["share"], "teacher", evidence=evidence))
+            found.append(Finding("signal.shared_mass", one["mass"], "teacher", evidence=evidence))
+    return found
 
 
 def _times(bench: Bench, subjects: Mapping[str, Subject], cost: CostSettings) -> list[Finding]:

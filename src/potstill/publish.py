@@ -40,7 +40,10 @@ def card_facts(record: RunRecord, library: str) -> CardFacts:
     origins = {entry["role"]: _lineage(entry) for entry in entries if entry["role"] != "data"}
     data = [entry for entry in entries if entry["role"] == "data"]
     origins |= {f"data {number}": _lineage(entry) for number, entry in enumerate(data, 1)}
-    teachers = [settings["model_name_or_path"] for settings in (recipe["teacher"] or {"models": ()})["models"]]
+    taught = recipe["teacher"] or {"models": (), "endpoint": None}
+    teachers = [settings["model_name_or_path"] for settings in taught["models"]]
+    if taught["endpoint"]:
+        teachers += [entry["source"] for entry in entries if entry["role"] == "teacher"]
     return CardFacts(
         name=recipe["export"]["name"] or recipe["name"],
         task=recipe["task"],

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from potstill.config import RECIPE_NAME, STAGE_NAME
+from potstill.config import RECIPE_NAME, STAGE_NAME, Recipe
 from potstill.core.errors import Fault
-from potstill.recipe_names import group_at, known_part, suggestion
+from potstill.recipe_names import Group, group_at, known_part, suggestion
 from potstill.recipe_rules import nearest
 from potstill.recipe_text import Document, Path, Place, dotted
 
@@ -74,18 +74,18 @@ def place_of(document: Document, path: Path, *, at_key: bool = False) -> Place:
     return place_of(document, path[:-1], at_key=True) if path else Place("recipe", 1, 1)
 
 
-def complaints(errors: Sequence[Mapping[str, Any]], document: Document) -> list[Complaint]:
-    """One complaint per fault; the branches of a union that all failed become one."""
+def complaints(errors: Sequence[Mapping[str, Any]], document: Document, root: Group = Recipe) -> list[Complaint]:
+    """One complaint per fault; the branches of a union that all failed become one. root: the settings of the file."""
     found: list[Complaint] = []
     wanted: dict[Path, list[str]] = {}
     inputs: dict[Path, Any] = {}
     for error in errors:
-        path = known_part(tuple(error["loc"]))
+        path = known_part(tuple(error["loc"]), root)
         phrase = _wanted(error)
         if error["type"] == "too_short" and len(error["input"]) >= error["ctx"]["min_length"]:
             continue  # pydantic counts only the entries that passed; the ones that did not have their own errors
         if phrase is None:
-            found.extend(_structural(error, path, document))
+            found.extend(_structural(error, path, document, root))
         else:
             wanted.setdefault(path, []).append(phrase)
             inputs[path] = error["input"]
@@ -103,28 +103,29 @@ def _wanted(error: Mapping[str, Any]) -> str | None:
     return template.format(**context) if template else None
 
 
-def _structural(error: Mapping[str, Any], path: Path, document: Document) -> Iterator[Complaint]:
+def _structural(error: Mapping[str, Any], path: Path, document: Document, root: Group) -> Iterator[Complaint]:
     if error["type"] == "missing":
-        reason = "is missing; every recipe needs it" if len(path) == 1 else "is missing; it has no default"
+        whole = root is Recipe and len(path) == 1
+        reason = "is missing; every recipe needs it" if whole else "is missing; it has no default"
         yield Complaint(path, reason, without=path[:-1])
     elif error["type"] == "extra_forbidden":
-        inside = f"`{dotted(path[:-1])}`" if len(path) > 1 else "a recipe"
-        yield Complaint(path, f"is not a setting of {inside}", suggestion(path), without=path, at_key=True)
+        inside = f"`{dotted(path[:-1])}`" if len(path) > 1 else "a recipe" if root is Recipe else "this file"
+        yield Complaint(path, f"is not a setting of {inside}", suggestion(path, root), without=path, at_key=True)
     elif error["type"] == "contradictions":
         for one in error["ctx"]["found"]:
             yield Complaint((*path, *one.path), one.reason, one.suggestion)
     elif error["type"] == "value_error":
         reason = str(error["ctx"]["error"])
-        spoken_of = _field_spoken_of(reason, path, document)
+        spoken_of = _field_spoken_of(reason, path, document, root)
         yield Complaint(spoken_of, reason, without=spoken_of)
     else:
         yield Complaint(path, f"{error['msg']}; it is {shown(error['input'])}", without=path)
 
 
-def _field_spoken_of(reason: str, path: Path, document: Document) -> Path:
+def _field_spoken_of(reason: str, path: Path, document: Document, root: Group) -> Path:
     """A rule of a group reports the group; the line wanted is that of the setting its message names first."""
-    group = group_at(path)
-    for word in re.findall(r"[a-z_]+", reason):
+    group = group_at(path, root)
+    for word in re.findall(r"[a-z_][a-z0-9_]*", reason):
         if group is not None and word in group.model_fields and (*path, word) in document.values:
             return (*path, word)
     return path

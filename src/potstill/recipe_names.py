@@ -14,17 +14,17 @@ from potstill.recipe_rules import Path, nearest
 Group = type[BaseModel]
 
 
-def group_at(path: Path) -> Group | None:
+def group_at(path: Path, root: Group = Recipe) -> Group | None:
     """The settings class that holds the names below a path, or None where there are no names."""
-    kind: Any = Recipe
+    kind: Any = root
     for part in path:
         kind = _below(kind, part)
     return kind if _is_group(kind) else None
 
 
-def known_part(path: Path) -> Path:
+def known_part(path: Path, root: Group = Recipe) -> Path:
     """The part of a path that a recipe has; pydantic appends the branches of a union to it."""
-    kind: Any = Recipe
+    kind: Any = root
     for depth, part in enumerate(path):
         if kind is None:
             return path[:depth]
@@ -36,17 +36,17 @@ def known_part(path: Path) -> Path:
     return path
 
 
-def suggestion(path: Path) -> str | None:
+def suggestion(path: Path, root: Group = Recipe) -> str | None:
     """The setting that a mistyped or misplaced one most likely means.
 
     Looked for in its own group by likeness, then by the exact name in the groups below and around (which comes with
     its path), then as an abbreviation.
     """
     name = str(path[-1])
-    group = group_at(path[:-1])
+    group = group_at(path[:-1], root)
     names = list(group.model_fields) if group else []
     close = nearest(name, names)
-    elsewhere = next(_elsewhere(name, path[:-1]), None)
+    elsewhere = next(_elsewhere(name, path[:-1], root), None)
     return close or elsewhere or next((known for known in names if _stands_for(name, known)), None)
 
 
@@ -56,10 +56,10 @@ def _stands_for(name: str, known: str) -> bool:
     return part_of or name == "".join(word[0] for word in known.split("_"))
 
 
-def _elsewhere(name: str, path: Path) -> Iterator[str]:
+def _elsewhere(name: str, path: Path, root: Group) -> Iterator[str]:
     for depth in range(len(path), -1, -1):
         around = path[:depth]
-        if (group := group_at(around)) is not None:
+        if (group := group_at(around, root)) is not None:
             yield from (".".join(map(str, (*around, *found))) for found in _paths_to(name, group))
 
 

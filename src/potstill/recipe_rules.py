@@ -86,8 +86,26 @@ def _teacher_is_used(training: Training) -> Iterable[Contradiction]:
     if soft == 0 and training.teacher is not None:
         reason = "there is a teacher but objective.soft_weight is 0; raise it, or set the teacher to null"
         yield Contradiction(("teacher",), reason)
+    yield from _endpoint_is_heard(training)
     if training.teacher is not None and training.teacher.drop_above is not None and len(training.teacher.models) < 2:
         yield Contradiction(("teacher", "drop_above"), "needs two or more models: one teacher cannot be left out")
+
+
+def _endpoint_is_heard(training: Training) -> Iterable[Contradiction]:
+    """An endpoint gives its likeliest tokens as they are: a cut tail cannot be softened afterwards."""
+    if training.teacher is None or training.teacher.endpoint is None or training.objective.soft_weight == 0:
+        return
+    if training.objective.top_k is None:
+        reason = "is missing: teacher.endpoint gives its likeliest tokens only; set how many, such as 20"
+        yield Contradiction(("objective", "top_k"), reason)
+    if training.objective.temperature != 1:
+        reason = (
+            f"is {training.objective.temperature:g}, and teacher.endpoint gives log-probabilities at 1; set it to 1"
+        )
+        yield Contradiction(("objective", "temperature"), reason)
+    if training.student.vocabulary_size is not None:
+        reason = "changes the tokenizer, and teacher.endpoint speaks of its own tokens; remove it"
+        yield Contradiction(("student", "vocabulary_size"), reason)
 
 
 def _objective_is_used(training: Training) -> Iterable[Contradiction]:
@@ -95,7 +113,12 @@ def _objective_is_used(training: Training) -> Iterable[Contradiction]:
     if objective.top_k is None and objective.missing_mass != "tail":
         yield Contradiction(("objective", "missing_mass"), "has no use without top_k: a whole signal misses nothing")
     if objective.soft_weight == 0:
-        for name, unused in (("temperature", objective.temperature != 1.0), ("top_k", objective.top_k is not None)):
+        given = {
+            "temperature": objective.temperature != 1.0,
+            "top_k": objective.top_k is not None,
+            "projection": objective.projection is not None,
+        }
+        for name, unused in given.items():
             if unused:
                 reason = f"has no use while soft_weight is 0; remove {name}, or raise soft_weight"
                 yield Contradiction(("objective", name), reason)
@@ -154,6 +177,9 @@ def reference_rules(stage: Stage) -> Iterable[Contradiction]:
 def task_rules(task: Task, stage: Stage) -> Iterable[Contradiction]:
     """Settings that only a classifier has, and the metrics a task knows."""
     student, teacher, train = stage.training.student, stage.training.teacher, stage.training.train
+    if task != "causal-lm" and teacher is not None and teacher.endpoint is not None:
+        reason = f"gives next-token probabilities, for task causal-lm; this task is {task}"
+        yield Contradiction((*stage.path, "teacher", "endpoint"), reason)
     if task != "classify":
         found: list[tuple[Path, str]] = []
         if student.pooling is not None:
@@ -167,6 +193,11 @@ def task_rules(task: Task, stage: Stage) -> Iterable[Contradiction]:
                 found.append((("teacher", "models", i, "pooling"), "pooling"))
         for path, what in found:
             yield Contradiction((*stage.path, *path), f"{what} is only for task classify; this task is {task}")
+    if teacher is not None and teacher.vocabulary != "equal":
+        fits = ("causal-lm",) if teacher.vocabulary == "aligned" else ("causal-lm", "masked-lm")
+        if task not in fits:
+            reason = f"`{teacher.vocabulary}` is only for task {' or '.join(fits)}; this task is {task}"
+            yield Contradiction((*stage.path, "teacher", "vocabulary"), reason)
     metric, known = train.metric_for_best_model, METRICS[task]
     here = (*stage.path, "train", "metric_for_best_model")
     if metric not in known:
@@ -193,6 +224,28 @@ def _sources(data: DataSettings) -> Iterable[tuple[Path, SourceSettings]]:
     for name, held_out in (("validation", data.validation), ("test", data.test)):
         if held_out is not None:
             yield ("data", name), held_out
+
+
+def projection_rules(task: Task, stage: Stage) -> Iterable[Contradiction]:
+    """Projections map the last states of one language model to those of another, at the same positions."""
+    teacher, here = stage.training.teacher, (*stage.path, "objective", "projection")
+    if stage.training.objective.projection is None:
+        return
+    if task != "causal-lm":
+        yield Contradiction(here, f"is only for task causal-lm; this task is {task}")
+    if teacher is not None and len(teacher.models) > 1:
+        yield Contradiction(here, f"needs the states of one teacher, and teacher.models has {len(teacher.models)}")
+    if teacher is not None and teacher.vocabulary == "aligned":
+        reason = "needs one tokenizer, and teacher.vocabulary is aligned: remove projection, or take another teacher"
+        yield Contradiction(here, reason)
+
+
+def route_rules(data: DataSettings, stage: Stage) -> Iterable[Contradiction]:
+    """The column that names a teacher survives until the batch: a packed row comes from many rows."""
+    teacher = stage.training.teacher
+    if teacher is not None and teacher.route_by is not None and data.pack:
+        reason = "needs rows of one example each, and data.pack joins them: set data.pack to false"
+        yield Contradiction((*stage.path, "teacher", "route_by"), reason)
 
 
 def validation_rules(data: DataSettings, stage: Stage) -> Iterable[Contradiction]:
@@ -242,17 +295,17 @@ def artefact_rules(name: str | None) -> Iterable[Contradiction]:
         yield Contradiction(("export", "name"), reason)
 
 
-def place_rules(output_dir: str | None) -> Iterable[Contradiction]:
-    """A recipe may come from anybody, so its folder lies below the working directory; the command line may name any."""
-    if output_dir is None:
+def place_rules(place: str | None, name: str = "output_dir", option: str = "--output-dir") -> Iterable[Contradiction]:
+    """A recipe may come from anybody, so it writes below the working directory; the command line may name any place."""
+    if place is None:
         return
-    parts = re.split(r"[/\\]", output_dir)
-    if not output_dir.strip() or "\0" in output_dir or output_dir.startswith("~") or not parts[0] or ":" in parts[0]:
-        reason = f"{output_dir[:60]!r} is not a folder below the working directory; use --output-dir for any other"
-        yield Contradiction(("output_dir",), reason)
+    parts = re.split(r"[/\\]", place)
+    if not place.strip() or "\0" in place or place.startswith("~") or not parts[0] or ":" in parts[0]:
+        reason = f"{place[:60]!r} is not below the working directory; use {option} for any other place"
+        yield Contradiction((name,), reason)
     elif ".." in parts:
-        reason = f"{output_dir[:60]!r} leaves the working directory with `..`; use --output-dir for such a folder"
-        yield Contradiction(("output_dir",), reason)
+        reason = f"{place[:60]!r} leaves the working directory with `..`; use {option} for such a place"
+        yield Contradiction((name,), reason)
 
 
 def control_rules(task: Task, data: DataSettings, controls: Sequence[str], last: Training) -> Iterable[Contradiction]:

@@ -6,19 +6,22 @@ import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path as File
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from potstill.config import Recipe
 from potstill.core.errors import Fault, RecipeError
+from potstill.core.settings import Settings
 from potstill.recipe_faults import Complaint, complaints
 from potstill.recipe_overrides import apply_overrides
 from potstill.recipe_text import Document, Path, read_file, read_text, write_yaml
+from potstill.recipe_writing import WritingJob
 from potstill.recipes.catalogue import RECIPES, recipe_text
 
 # Each pass removes what the one before complained of, to see the contradictions behind it.
 PASSES = 4
+Root = TypeVar("Root", bound=Settings)
 
 
 def load_recipe(path: str | File, overrides: Sequence[str] = ()) -> Recipe:
@@ -29,13 +32,18 @@ def load_recipe(path: str | File, overrides: Sequence[str] = ()) -> Recipe:
     name = str(path)
     if name in RECIPES and not File(path).is_file():
         name = RECIPES[name].file
-        return _checked(read_text(recipe_text(str(path)), name), name, overrides)
-    return _checked(read_file(path), name, overrides)
+        return _checked(read_text(recipe_text(str(path)), name), name, overrides, Recipe)
+    return _checked(read_file(path), name, overrides, Recipe)
+
+
+def load_writing_job(path: str | File, overrides: Sequence[str] = ()) -> WritingJob:
+    """Load and check a writing job as `load_recipe` does a recipe."""
+    return _checked(read_file(path), str(path), overrides, WritingJob)
 
 
 def parse_recipe(text: str, overrides: Sequence[str] = (), where: str = "recipe") -> Recipe:
     """As `load_recipe`, from the text of a recipe; `where` names its origin in errors."""
-    return _checked(read_text(text, where), where, overrides)
+    return _checked(read_text(text, where), where, overrides, Recipe)
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -45,21 +53,21 @@ def dump_recipe(recipe: Recipe) -> str:
     )
 
 
-def _checked(document: Document, where: str, overrides: Sequence[str]) -> Recipe:
+def _checked(document: Document, where: str, overrides: Sequence[str], root: type[Root]) -> Root:
     if not isinstance(document.value, dict):
         if not document.faults:
             what = "is empty" if document.value is None else "is not a mapping of settings (`name: …` lines)"
             document.faults.append(Fault(where, 1, 1, "", f"{what}; `potstill cp classifier` gives one to start from"))
         raise RecipeError(document.faults)
     apply_overrides(document, overrides)
-    recipe, found = _validated(document)
+    recipe, found = _validated(document, root)
     faults = [*document.faults, *(complaint.placed(document) for complaint in found)]
     if faults or recipe is None:
         raise RecipeError(_in_order(faults, where))
     return recipe
 
 
-def _validated(document: Document) -> tuple[Recipe | None, list[Complaint]]:
+def _validated(document: Document, root: type[Root]) -> tuple[Root | None, list[Complaint]]:
     """The recipe, or what is wrong with it.
 
     Rules of a group are only asked when all of its values are right. So the wrong values are taken out and the rest
@@ -73,9 +81,9 @@ def _validated(document: Document) -> tuple[Recipe | None, list[Complaint]]:
     for attempt in range(PASSES):
         try:
             # As JSON, where a strict check takes a list for a tuple; strict, so that no text becomes a number.
-            recipe = Recipe.model_validate_json(json.dumps(values), strict=True)
+            recipe = root.model_validate_json(json.dumps(values), strict=True)
         except ValidationError as error:
-            new = complaints(error.errors(include_url=False), document)
+            new = complaints(error.errors(include_url=False), document, root)
         else:
             return (recipe if attempt == 0 else None), found
         seen = {(complaint.path, complaint.reason) for complaint in found}

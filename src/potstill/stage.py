@@ -15,7 +15,6 @@ from potstill.config import StageSettings
 from potstill.core.protocols import Forward
 from potstill.data.order import Batches
 from potstill.data.prepare import Prepared
-from potstill.objectives.logits import Hinton
 from potstill.students.freeze import freeze, names_of
 from potstill.students.load import LoadedModel
 from potstill.students.save import save_model
@@ -24,9 +23,11 @@ from potstill.train.durable import writing
 from potstill.train.loop import train
 from potstill.train.observe import Console, LogFile
 from potstill.train.plan import TrainPlan, TrainResult, steps_to_take
+from potstill.vocabularies import refuse_other_vocabularies
 
 DONE = "stage.json"
 REJECTS = "rejects.jsonl"
+LEFT_OUT = "left-out.json"
 
 
 def run_stage(bench: Bench, stage: StageSettings, *, steps: int | None = None) -> None:
@@ -36,6 +37,7 @@ def run_stage(bench: Bench, stage: StageSettings, *, steps: int | None = None) -
     product = place / "model"
     if not (place / DONE).exists():
         bench.say(f"stage {stage.name}")
+        refuse_other_vocabularies(bench, stage)
         made, prepared = assemble.student(bench, stage.student)
         result = None if steps == 0 else learn(bench, stage, made, prepared, place, steps)
         with writing(place / REJECTS):
@@ -49,6 +51,7 @@ def run_stage(bench: Bench, stage: StageSettings, *, steps: int | None = None) -
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         done = summary(bench, made, prepared, result) | {"teachers": teachers(bench, stage) if result else []}
+        done["left_out"] = bench.folder.read_json(f"stages/{stage.name}/{LEFT_OUT}") or []
         bench.folder.write_json(f"stages/{stage.name}/{DONE}", done)
         shutil.rmtree(place / "checkpoints", ignore_errors=True)
     bench.products[stage.name] = product
@@ -59,7 +62,9 @@ def learn(
 ) -> TrainResult:
     """The training itself; afterwards the module holds the weights of the best checkpoint."""
     bench.stop.check()
-    teacher = assemble.teacher(bench, stage, prepared, place)
+    heard = assemble.teacher(bench, stage, made, prepared, place)
+    objective, companion = assemble.objective(stage, made, heard, prepared)
+    bench.folder.write_json(f"stages/{stage.name}/{LEFT_OUT}", list(heard.left_out))
     rows = assemble.rows_of(stage, prepared)
     module, settings = made.module, stage.train
     if stage.student.freeze:
@@ -67,22 +72,28 @@ def learn(
     set_dropout(module, settings.dropout)
     answer: Forward = assemble.forward(module)
     source = Batches(
-        rows, prepared.collate, settings.per_device_train_batch_size, bench.recipe.seed, settings.group_by_length
+        rows, heard.collate, settings.per_device_train_batch_size, bench.recipe.seed, settings.group_by_length
     )
     evaluated = prepared.validation
     plan = TrainPlan(
         settings=settings,
         folder=place,
-        fingerprint={"stage": stage.model_dump(mode="json"), "student": made.record.fingerprint, "steps": steps},
+        fingerprint={
+            "stage": stage.model_dump(mode="json"),
+            "student": made.record.fingerprint,
+            "steps": steps,
+            "routes": assemble.route_names(stage, rows),
+        },
         max_steps=steps or steps_to_take(settings, len(rows)),
         seed=bench.recipe.seed,
         module=module,
         forward=answer,
-        objective=Hinton(stage.objective),
+        objective=objective,
         source=source,
-        teacher=teacher,
+        teacher=heard.teacher,
         evaluate=None if evaluated is None else lambda: assemble.scores(bench, answer, prepared, evaluated),
         head=names_of(module, "head"),
+        companion=companion,
         resume_command=f"potstill resume {bench.folder.root}",
     )
     result = train(plan, flag=bench.stop, observers=[Console(), LogFile(bench.folder.root / "log.txt")])
@@ -158,6 +169,18 @@ def teachers(bench: Bench, stage: StageSettings) -> list[dict[str, Any]]:
                     "notes": f"{one.display_name}; taught stage {stage.name}",
                 }
             )
+    if stage.teacher is not None and (named := stage.teacher.endpoint) is not None:
+        who = bench.endpoints[named.url]
+        found.append(
+            {
+                "role": "teacher",
+                "source": who,
+                "base": who,
+                "revision": "unknown",
+                "licence": named.licence or "unknown",
+                "notes": f"a black box: its {stage.objective.top_k} likeliest tokens; taught stage {stage.name}",
+            }
+        )
     return found
 
 

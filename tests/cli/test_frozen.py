@@ -15,6 +15,7 @@ FROZEN = {
     "evaluate": ["MODEL_OR_RUN", "KEY.SUB=VALUE", "--recipe", "--trust-remote-code", "--json"],
     "export": ["RUN", "--trust-remote-code", "--json"],
     "report": ["RUN", "--json"],
+    "write": ["FILE", "KEY.SUB=VALUE", "--output", "--json"],
 }
 GLOBAL = ["--traceback", "--version"]
 

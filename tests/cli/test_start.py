@@ -42,6 +42,8 @@ def probe(arguments, folder):
         (["validate", "classifier", "train.max_steps=3"], 0),
         (["validate", "classifier", "train.max_stepps=3"], 2),
         (["run", "classifier", "train.max_stepps=3"], 2),
+        (["write", "--help"], 0),
+        (["write", "no-such-file.yaml"], 2),
     ],
     ids=str,
 )

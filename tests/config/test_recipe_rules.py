@@ -39,6 +39,11 @@ CLASSIFIER_FAULTS = [
     (["stages.0.train.max_steps=null"], "stages.0.train", "set max_steps or num_train_epochs"),
     (["student.freeze=[embeddings, head, body]"], "student.freeze", "nothing would learn"),
     (["teacher.drop_above=2"], "teacher.drop_above", "two or more models"),
+    (
+        ["teacher.cache=false", "teacher.vocabulary=padded"],
+        "teacher.vocabulary",
+        "only for task causal-lm or masked-lm",
+    ),
     (["data.pack=true"], "data.pack", "one label per row"),
     (["data.train.1.rows=text"], "data.train.1.rows", "task classify does not learn from rows: text"),
     (["data.validation.rows=messages"], "data.validation.rows", "does not learn from rows: messages"),
@@ -71,6 +76,12 @@ def test_contradictions_of_a_classifier(overrides, path, words):
     ("overrides", "path", "words"),
     [
         (["controls=[tfidf]"], "controls.0", "only for task classify"),
+        (["objective.projection={}"], "objective.projection", "teacher.models has 2"),
+        (
+            ["objective.projection={}", "teacher={models: [{model_name_or_path: a}], vocabulary: aligned}"],
+            "objective.projection",
+            "needs one tokenizer",
+        ),
         (["student.pooling=mean"], "student.pooling", "only for task classify"),
         (["student.head=probe"], "student.head", "only for task classify"),
         (["teacher.models.1.pooling=first"], "teacher.models.1.pooling", "only for task classify"),
@@ -78,6 +89,16 @@ def test_contradictions_of_a_classifier(overrides, path, words):
         (["data.labels=[a, b]"], "data.labels", "classes of task classify"),
         (["data.train.0.rows=labelled"], "data.train.0.rows", "one of: text, completion, messages"),
         (["teacher.drop_above=2"], "teacher.drop_above", "needs data.validation"),
+        (
+            ["teacher.weights=null", "teacher.route_by=kind", "teacher.routes={a: 0, b: 1}"],
+            "teacher.route_by",
+            "set data.pack to false",
+        ),
+        (
+            ["task=masked-lm", "teacher.vocabulary=aligned"],
+            "teacher.vocabulary",
+            "only for task causal-lm; this task is masked-lm",
+        ),
         (
             ["data.validation={dataset_name: v, rows: text}", "train.metric_for_best_model=f1"],
             "train.metric_for_best_model",
@@ -141,3 +162,31 @@ def test_the_same_rules_hold_for_values_made_in_python():
     stage = values["stages"][0]
     with pytest.raises(ValidationError, match="there is no teacher"):
         StageSettings(**{**stage, "objective": {"soft_weight": 1}})
+
+
+ENDPOINT = ["teacher={endpoint: {url: 'http://127.0.0.1:8000/v1'}}", "objective.top_k=20"]
+ENDPOINT_FAULTS = [
+    (["objective.top_k=null"], "objective.top_k", "likeliest tokens only"),
+    (["objective.temperature=2"], "objective.temperature", "log-probabilities at 1"),
+    (["student.vocabulary_size=9000"], "student.vocabulary_size", "speaks of its own tokens"),
+    (["teacher.models=[{model_name_or_path: x}]"], "teacher.models", "models and endpoint contradict"),
+    (["teacher.cache=true"], "teacher.cache", "no use for an endpoint"),
+    (["teacher.bf16=auto"], "teacher.bf16", "no use for an endpoint"),
+    (["teacher.combine=geometric"], "teacher.combine", "no use for an endpoint"),
+    (["teacher.endpoint.url=nowhere"], "teacher.endpoint.url", "must begin with http"),
+    (["teacher.endpoint.key=secret"], "teacher.endpoint.key", "is not a setting"),
+    (["teacher.endpoint.key_env=A", "teacher.endpoint.key_file=b"], "teacher.endpoint.key_env", "keep one of them"),
+    (["teacher.endpoint=null"], "teacher.endpoint", "name at least one model, or an endpoint"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "path", "words"), ENDPOINT_FAULTS, ids=lambda value: str(value)[:60])
+def test_an_endpoint_as_teacher(overrides, path, words):
+    assert faults(CAUSAL, *ENDPOINT) == {}
+    found = faults(CAUSAL, *ENDPOINT, *overrides)
+    assert words in found[path].reason
+
+
+def test_an_endpoint_teaches_language_models_only():
+    found = faults(CLASSIFY, "teacher={endpoint: {url: 'http://127.0.0.1:8000/v1'}}", "objective.top_k=20")
+    assert "for task causal-lm" in found["teacher.endpoint"].reason

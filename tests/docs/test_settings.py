@@ -34,6 +34,7 @@ def test_a_changed_default_changes_the_page():
         ({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "null"}]}, "number (above 0) or null"),
         ({"type": "array", "items": {"type": "string"}, "minItems": 1}, "list of text (at least 1)"),
         ({"enum": ["stop", "drop"], "type": "string"}, "`stop` or `drop`"),
+        ({"type": "object", "additionalProperties": {"type": "integer"}}, "names, each with a whole number"),
         ({"$ref": "#/$defs/DataSettings"}, "[DataSettings](#datasettings)"),
     ],
 )

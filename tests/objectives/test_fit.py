@@ -21,7 +21,9 @@ def test_another_vocabulary(case):
     c = case()
     signal = c.signal(DenseLogits(torch.randn(3, 4, 9)), entries=9)
     refused(
-        c, "teacher a-teacher speaks of 9 entries and the student of 7: nothing is cut or padded; use models", signal
+        c,
+        "teacher a-teacher speaks of 9 entries and the student of 7: nothing is cut or padded unasked; use models",
+        signal,
     )
 
 

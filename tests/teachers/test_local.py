@@ -17,7 +17,7 @@ class Network(torch.nn.Module):
         states = torch.ones(*batch.tokens_BL.shape, 4)
         hidden = HiddenStates({0: states}) if want.hidden_layers else None
         attentions = Attentions({0: torch.ones(2, 1, 5, 5)}) if want.attention_layers else None
-        return Outputs(self.drop(self.head(states)), hidden, attentions)
+        return Outputs(self.drop(self.head(states)), hidden=hidden, attentions=attentions)
 
 
 def test_it_says_what_the_model_says_without_gradient(rows):

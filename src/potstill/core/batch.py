@@ -18,6 +18,7 @@ class Batch:
     targets_BT: what is predicted at each position (class index when T = 1); where nothing is known the target is 0
     and its weight in "hard" is 0. weights: span name -> [B, T]; "hard" weighs the known targets, "soft" the positions
     where the teacher is asked. The two differ for rows without a label. rows: positions of the rows in their data set.
+    slices: the named groups of each row, () where nobody keeps them.
     """
 
     ids: tuple[str, ...]
@@ -27,6 +28,7 @@ class Batch:
     weights: Mapping[str, WeightsBT]
     token_types_BL: TokensBL | None = None
     rows: tuple[int, ...] = field(default=())
+    slices: tuple[Mapping[str, str], ...] = field(default=())
 
     @property
     def tokens_read(self) -> int:

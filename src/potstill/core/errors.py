@@ -77,6 +77,10 @@ class DiskError(RunError):
     """A save could not be finished; earlier saves stand."""
 
 
+class EndpointError(RunError):
+    """Somebody else's server is away, refuses, or answers wrongly more often than the run may bear."""
+
+
 class Stopped(PotstillError):
     """A signal ended the run after its state was saved: exit code 128 + signal."""
 

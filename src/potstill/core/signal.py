@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from potstill.core.shapes import AttentionsBHLL, IndicesBTK, LogitsBTV, LogprobsBTK, PerTokenBT, StatesBLD
@@ -51,6 +52,35 @@ class OutputHead:
     scale: float = 1.0
     softcap: float | None = None
 
+    def logits(self, states_ND: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
+        """The whole product, in the dtype of the states: for a few positions, or a small head."""
+        weight_VD = self.weight_VD.to(states_ND.dtype)
+        logits = states_ND @ weight_VD.T
+        if self.bias_V is not None:
+            logits = logits + self.bias_V.to(states_ND.dtype)
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    def over(self, entries_K: Int[Tensor, " K"]) -> OutputHead:
+        """The same head for some entries of the vocabulary, in this order."""
+        bias = None if self.bias_V is None else self.bias_V[entries_K]
+        return OutputHead(self.weight_VD[entries_K], bias, self.scale, self.softcap)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadedStates:
+    """Last states, after the final norm, and the head that makes logits of them: the product is never held whole."""
+
+    states_BTD: Float[Tensor, "B T D"]
+    head: OutputHead
+
+    def detached(self) -> HeadedStates:
+        """The same values without a graph, as a teacher hands them out."""
+        bias = None if self.head.bias_V is None else self.head.bias_V.detach()
+        head = OutputHead(self.head.weight_VD.detach(), bias, self.head.scale, self.head.softcap)
+        return HeadedStates(self.states_BTD.detach(), head)
+
 
 @dataclass(frozen=True, slots=True)
 class HiddenStates:
@@ -68,29 +98,41 @@ class Attentions:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """A teacher's comment on a batch."""
+    """A teacher's comment on a batch.
+
+    entries_K: which entries of the student's vocabulary the logits are over, in this order; None: all of them. Both
+    sides are then normalised over these alone; the voice still names the size of the student's whole vocabulary.
+    """
 
     voice: Voice
-    logits: DenseLogits | SparseLogprobs | None = None
+    logits: DenseLogits | SparseLogprobs | HeadedStates | None = None
     hidden: HiddenStates | None = None
     attentions: Attentions | None = None
+    entries_K: Int[Tensor, " K"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """The student's side of the same kinds."""
+    """The student's side of the same kinds. Where `headed` was wanted there are no whole logits."""
 
-    logits_BTV: LogitsBTV
+    logits_BTV: LogitsBTV | None
     hidden: HiddenStates | None = None
     attentions: Attentions | None = None
+    headed: HeadedStates | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """What an objective needs. teacher: False when labels alone are learnt (then no teacher is loaded)."""
+    """What an objective needs.
+
+    teacher: False when labels alone are learnt (then no teacher is loaded). headed: last states and their head in place
+    of logits, from both sides. top_k: this many log-probabilities and the tail are enough, at `temperature`.
+    """
 
     teacher: bool = True
     logits: bool = True
+    headed: bool = False
     hidden_layers: tuple[int, ...] = field(default=())
     attention_layers: tuple[int, ...] = field(default=())
     top_k: int | None = None
+    temperature: float = 1.0

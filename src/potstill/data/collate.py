@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -58,8 +58,9 @@ def _inputs(encoded: Sequence[Encoded], pad_id: int) -> tuple[TokensBL, MaskBL, 
     return tokens, attention, _padded(types, 0, torch.long) if len(types) == len(encoded) else None
 
 
-def _names(encoded: Sequence[Encoded]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    return tuple("+".join(one.ids) for one in encoded), tuple(one.row for one in encoded)
+def _names(encoded: Sequence[Encoded]) -> tuple[tuple[str, ...], tuple[int, ...], tuple[Mapping[str, str], ...]]:
+    names = tuple("+".join(one.ids) for one in encoded)
+    return names, tuple(one.row for one in encoded), tuple(one.slices for one in encoded)
 
 
 def _classify(encoded: Sequence[Encoded], pad_id: int, masking: Masking | None, epoch: int) -> Batch:
@@ -67,16 +68,16 @@ def _classify(encoded: Sequence[Encoded], pad_id: int, masking: Masking | None, 
     known = torch.tensor([[float(one.label is not None)] for one in encoded])
     targets = torch.tensor([[one.label or 0] for one in encoded])
     weights = {"hard": known, "soft": torch.ones_like(known)}
-    ids, rows = _names(encoded)
-    return Batch(ids, tokens, attention, targets, weights, types, rows)
+    ids, rows, slices = _names(encoded)
+    return Batch(ids, tokens, attention, targets, weights, types, rows, slices)
 
 
 def _causal(encoded: Sequence[Encoded], pad_id: int, masking: Masking | None, epoch: int) -> Batch:
     tokens, attention, types = _inputs(encoded, pad_id)
     learnt = _padded([one.learnt for one in encoded], False, torch.bool)
     targets, weights = next_token_targets(tokens, learnt)
-    ids, rows = _names(encoded)
-    return Batch(ids, tokens, attention, targets, {"hard": weights, "soft": weights}, types, rows)
+    ids, rows, slices = _names(encoded)
+    return Batch(ids, tokens, attention, targets, {"hard": weights, "soft": weights}, types, rows, slices)
 
 
 def _masked(encoded: Sequence[Encoded], pad_id: int, masking: Masking | None, epoch: int) -> Batch:
@@ -87,8 +88,8 @@ def _masked(encoded: Sequence[Encoded], pad_id: int, masking: Masking | None, ep
     tokens = _padded([corrupted for corrupted, _ in drawn], pad_id, torch.long)
     hidden = _padded([chosen for _, chosen in drawn], False, torch.bool)
     weights = {"hard": hidden.float(), "soft": attention.float()}
-    ids, rows = _names(encoded)
-    return Batch(ids, tokens, attention, originals * hidden, weights, types, rows)
+    ids, rows, slices = _names(encoded)
+    return Batch(ids, tokens, attention, originals * hidden, weights, types, rows, slices)
 
 
 COLLATE: dict[Task, Callable[[Sequence[Encoded], int, Masking | None, int], Batch]] = {

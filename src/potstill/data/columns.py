@@ -10,7 +10,7 @@ from typing import Any
 from potstill.core.errors import DataError
 from potstill.core.example import Example, Message
 from potstill.data.quarantine import BadRow
-from potstill.data.rows import Row
+from potstill.data.rows import Row, stated_lineage
 from potstill.data.settings import ColumnSettings, SourceSettings
 
 KIND_NAMES = {
@@ -62,7 +62,8 @@ class ColumnReader:
         for name in row.values:
             self.seen.setdefault(name, row.line)
         slices = {**row.slices, **{name: self._slice(row, name) for name in self.source.columns.slices}}
-        example = Example(lineage=row.lineage, slices=slices, **self._build(row, self.source.columns))
+        lineage = stated_lineage(row.values) or row.lineage
+        example = Example(lineage=lineage, slices=slices, **self._build(row, self.source.columns))
         return Placed(example=example, file=row.file, line=row.line)
 
     def check_columns(self, file: str, rows: int) -> None:

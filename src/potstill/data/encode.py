@@ -73,7 +73,7 @@ class Encoder:
                     continue
                 if fitted is not None:
                     examples.append(one.example)
-                    encoded.append(replace(fitted, row=len(encoded)))
+                    encoded.append(replace(fitted, row=len(encoded), slices=one.example.slices))
         return examples, encoded
 
     def _whole(self, chunk: Sequence[Placed], quarantine: Quarantine) -> list[Encoded | BadRow]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -14,7 +14,8 @@ class Encoded:
     """ids: the examples in it (several when packed). learnt: the tokens a causal model is to predict.
 
     label: class index of a classifier's row, None if only the teacher can label it. row: its position in the list it
-    belongs to. token_types: for models that tell the texts of a pair apart.
+    belongs to. token_types: for models that tell the texts of a pair apart. slices: those of its example; a packed row
+    has none.
     """
 
     ids: tuple[str, ...]
@@ -23,6 +24,7 @@ class Encoded:
     token_types: Int[np.ndarray, " L"] | None = None
     label: int | None = None
     row: int = 0
+    slices: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def length(self) -> int:

@@ -33,6 +33,20 @@ class Row:
     slices: Mapping[str, str] = field(default_factory=dict)
 
 
+LINEAGE = {"source": str, "revision": str, "licence": str, "maker": str, "generation": int}
+
+
+def stated_lineage(values: Mapping[str, Any]) -> Lineage | None:
+    """The origin that a row states of itself in a column `lineage` (as `potstill write` does), which is nearer than
+    that of the file it stands in. Anything else of that name is a column like others."""
+    stated = values.get("lineage")
+    if not isinstance(stated, dict) or stated.keys() != LINEAGE.keys():
+        return None
+    if any(type(stated[name]) is not kind for name, kind in LINEAGE.items()):
+        return None
+    return Lineage(**stated)
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """Bytes of one line without its end. ended: the line end was there. whole: it was shorter than MAX_LINE."""

@@ -92,7 +92,7 @@ def read_parquet(path: Path, source: SourceSettings, lineage: Lineage, quarantin
         raise damaged(str(path), error) from error
     with file:
         names = file.schema_arrow.names
-        wanted = {*source.columns.model_dump(exclude={"slices"}).values(), *source.columns.slices}
+        wanted = {*source.columns.model_dump(exclude={"slices"}).values(), *source.columns.slices, "lineage"}
         known = source.columns.text in names or source.columns.completion in names or source.columns.messages in names
         # Without the main column everything is read, so that the message can say which columns there are.
         columns = [name for name in names if name in wanted] if known else None

@@ -128,14 +128,20 @@ class TokenSums:
 
 @torch.inference_mode()
 def predict_tokens(
-    forward: Forward, batches: Iterable[Batch], *, teacher: Forward | None = None, chunk_bytes: int = 64 << 20
+    forward: Forward,
+    batches: Iterable[Batch],
+    *,
+    teacher: Forward | None = None,
+    entries: int | None = None,
+    chunk_bytes: int = 64 << 20,
 ) -> TokenSums:
     """Sums over the known targets of a language model (causal or masked), and over the asked positions with a teacher.
 
     Targets are where the "hard" weight is above 0; teacher and student are compared where "soft" is. A weight decides
     whether a position counts, never how much: a measurement does not inherit the emphasis of training. chunk_bytes
-    bounds each float32 copy of a slice of logits. Raises DataError for an empty test set or one without a target,
-    SignalError when the vocabularies differ, NumbersError for logits that are not finite.
+    bounds each float32 copy of a slice of logits. entries: teacher and student are compared over so many first entries
+    (one tokenizer, tables of two lengths); the rest is padding. Raises DataError for an empty test set or one without
+    a target, SignalError when the vocabularies differ, NumbersError for logits that are not finite.
     """
     own, shared = [], []
     for batch in batches:
@@ -144,6 +150,8 @@ def predict_tokens(
         own.append(_target_sums(student_BTV, batch, chunk_bytes))
         if teacher is not None:
             teacher_BTV = teacher(batch, _LOGITS_ONLY).logits_BTV
+            if entries is not None:
+                teacher_BTV, student_BTV = teacher_BTV[..., :entries], student_BTV[..., :entries]
             _refuse_vocabulary(teacher_BTV.shape[-1], student_BTV.shape[-1])
             _refuse_not_finite(teacher_BTV, batch.ids)
             shared.append(_comparison_sums(teacher_BTV, student_BTV, batch, chunk_bytes))

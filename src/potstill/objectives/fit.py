@@ -25,13 +25,14 @@ def check_fit(
     if signal.voice.vocabulary_size != entries:
         raise SignalError(
             f"teacher {name} speaks of {signal.voice.vocabulary_size} entries and the student of {entries}: "
-            "nothing is cut or padded; use models with the same tokenizer and vocabulary size (or the same classes)"
+            "nothing is cut or padded unasked; use models with the same tokenizer and vocabulary size (or the same "
+            "classes), or set teacher.vocabulary"
         )
     if isinstance(teacher, SparseLogprobs):
         _check_sparse(teacher, name, settings)
         positions = tuple(teacher.log_tail_BT.shape)
     else:
-        _check_dense(teacher, name, entries, settings)
+        _check_dense(teacher, name, entries if signal.entries_K is None else len(signal.entries_K), settings)
         positions = tuple(teacher.logits_BTV.shape[:2])
     if positions != tuple(student_BTV.shape[:2]):
         raise SignalError(

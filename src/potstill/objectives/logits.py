@@ -66,7 +66,10 @@ class Hinton:
     def _soft(self, batch: Batch, signal: Signal | None, student_BTV: LogitsBTV, total: float) -> Scalar:
         teacher = check_fit(signal, student_BTV, self._settings)
         weights_BT, temperature = batch.weights["soft"], self._settings.temperature
-        student_logprobs = torch.log_softmax(_weighed(student_BTV, weights_BT) / temperature, dim=-1)
+        student = _weighed(student_BTV, weights_BT)
+        if signal is not None and signal.entries_K is not None:
+            student = student.index_select(-1, signal.entries_K.to(student.device))
+        student_logprobs = torch.log_softmax(student / temperature, dim=-1)
         pair = self._pair(teacher, weights_BT, student_logprobs)
         values = self._divergence(*pair, **self._parameters)
         return weighted_mean(values, _weights(weights_BT), total=total, temperature=temperature)

@@ -19,11 +19,24 @@ DivergenceName = Literal[
 _PARAMETER = {"jensen_shannon": "beta", "skew_kl": "alpha", "skew_reverse_kl": "alpha", "bidirectional": "lam"}
 
 
+class ProjectionSettings(Settings):
+    """Learned linear maps between the last states of student and teacher, for models of different widths (DSKD, Zhang
+    et al. 2024, arXiv:2406.17328). They start by pseudo-inverse of the output heads and are no part of the student.
+
+    learning_rate: of the projections, before the schedule. gradient_limit: each entry of their gradient is clamped to
+    it; they stay out of the norm that train.max_grad_norm bounds.
+    """
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    gradient_limit: Annotated[float, Field(gt=0)] = 1.0
+
+
 class ObjectiveSettings(Settings):
     """soft_weight * T^2 * divergence(teacher^T, student^T) + hard_weight * cross-entropy(label, student).
 
     Hinton, Vinyals and Dean 2015, section 2. top_k: learn from the k most likely entries only; missing_mass then says
-    what becomes of the rest: one `tail` bucket, or `renormalise` the kept entries.
+    what becomes of the rest: one `tail` bucket, or `renormalise` the kept entries. projection: compare last states in
+    both models' output spaces instead of logits alone; soft_weight then weighs the three parts of that.
     """
 
     divergence: DivergenceName = "forward_kl"
@@ -35,6 +48,7 @@ class ObjectiveSettings(Settings):
     hard_weight: Annotated[float, Field(ge=0)] = 0.0
     top_k: Annotated[int, Field(gt=0)] | None = None
     missing_mass: Literal["tail", "renormalise"] = "tail"
+    projection: ProjectionSettings | None = None
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -52,6 +66,8 @@ class ObjectiveSettings(Settings):
                     f"{name} is not a parameter of {self.divergence}"
                     + (f", which takes {wanted}" if wanted else ", which takes none")
                 )
+        if self.projection is not None and self.top_k is not None:
+            raise ValueError("projection reads the teacher's states and top_k cuts its logits: keep one of them")
         if self.soft_weight == 0 and self.hard_weight == 0:
             raise ValueError("soft_weight and hard_weight are both 0: nothing would be learnt")
         return self

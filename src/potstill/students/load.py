@@ -112,6 +112,16 @@ def load_tokenizer(
         return _tokenizer(found.folder, trust_remote_code=trust_remote_code)
 
 
+def vocabulary_rows(
+    settings: ModelSettings, *, folder_of: Mapping[str, Path] | None = None, trust_remote_code: bool = False
+) -> int:
+    """Rows of the embedding table, as the config states them: no weight is read."""
+    found = locate(settings, folder_of or {}, trust_remote_code=trust_remote_code)
+    inspect_folder(found.folder, trust_remote_code=trust_remote_code)
+    with quiet():
+        return int(_config(found.folder, trust_remote_code=trust_remote_code).get_text_config().vocab_size)
+
+
 def _reading(settings: ModelSettings, task: Task, folder: Path, values: Mapping[str, Any]) -> str:
     """Which row of _CLASSES reads the folder."""
     if task != "classify":

@@ -16,20 +16,29 @@ from torch import Tensor, nn
 from potstill.core.batch import Batch
 from potstill.core.errors import ModelError, SignalError
 from potstill.core.shapes import StatesBLD
-from potstill.core.signal import Attentions, HiddenStates, Outputs, Want
+from potstill.core.signal import Attentions, HeadedStates, HiddenStates, OutputHead, Outputs, Want
 from potstill.students.layouts import blocks_of, body_of, head_of, layout_of
+from potstill.students.pooled import config_of
 
 
 def outputs(module: nn.Module, batch: Batch, want: Want) -> Outputs:
     """Logits [B, 1, C] of a classifier or [B, L, V] of a language model, and the wanted states and attention maps.
 
     Rows are padded on the right. Attention maps exist under the eager kernel alone; the first call that wants them
-    switches the module to it for good. Raises SignalError when a wanted layer does not exist.
+    switches the module to it for good. Where `headed` is wanted, the last states and their head stand in place of the
+    logits. Raises SignalError when a wanted layer does not exist, or when a model has no head of that kind.
     """
-    with _heard(module, want) as heard:
-        logits = module(**_inputs(module, batch)).logits
+    if want.headed:
+        with _heard(module, want) as heard:
+            found = headed(module, batch)
+        logits = None
+    else:
+        found = None
+        with _heard(module, want) as heard:
+            logits = module(**_inputs(module, batch)).logits
     return Outputs(
-        logits_BTV=logits.unsqueeze(1) if logits.dim() == 2 else logits,
+        logits_BTV=logits.unsqueeze(1) if logits is not None and logits.dim() == 2 else logits,
+        headed=found,
         hidden=HiddenStates(heard.hidden) if want.hidden_layers else None,
         attentions=Attentions(heard.attentions) if want.attention_layers else None,
     )
@@ -39,6 +48,25 @@ def last_hidden(module: nn.Module, batch: Batch) -> StatesBLD:
     """The last states, after the final norm, without computing any logits."""
     body = body_of(module)
     return body(**_inputs(body, batch))[0]
+
+
+def headed(module: nn.Module, batch: Batch) -> HeadedStates:
+    """The last states and the head that makes logits of them. Raises SignalError for a model without such a head."""
+    return HeadedStates(last_hidden(module, batch), output_head(module))
+
+
+def output_head(module: nn.Module) -> OutputHead:
+    """The linear from last states to logits, with what the config does to them afterwards; the weights are the live
+    ones. Raises SignalError for a model whose logits are made in another way."""
+    head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
+    config = config_of(module).get_text_config()
+    if not isinstance(head, nn.Linear) or not type(module).__name__.endswith("ForCausalLM"):
+        raise SignalError(
+            f"{type(module).__name__}: its logits are not one linear of its last states, so these cannot stand for "
+            "them: use a causal language model, or an objective on logits"
+        )
+    scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
+    return OutputHead(head.weight, head.bias, float(scale), getattr(config, "final_logit_softcapping", None))
 
 
 def pooled_features(module: nn.Module, batch: Batch) -> Float[Tensor, "B D"]:

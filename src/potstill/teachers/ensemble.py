@@ -63,13 +63,16 @@ class Ensemble:
                 "an ensemble has no hidden states or attentions of its own: take one teacher for an objective on layers"
             )
         combined: LogitsBTV | None = None
+        entries: list[torch.Tensor | None] = []
         with torch.no_grad():
             for member, weight in zip(self._members, self._weights, strict=True):
-                term = self._term(_dense(member.signal(batch, Want(top_k=None)), member), weight)
+                said = member.signal(batch, Want(top_k=None))
+                entries.append(said.entries_K)
+                term = self._term(_dense(said, member, entries[0]), weight)
                 combined = term if combined is None else self._joined(combined, term)
             assert combined is not None, "an ensemble has members"
             scale = self._temperature if self._combine == "arithmetic" else 1.0
-            return Signal(voice=self._voice, logits=DenseLogits(combined * scale))
+            return Signal(voice=self._voice, logits=DenseLogits(combined * scale), entries_K=entries[0])
 
     def _term(self, logits_BTV: LogitsBTV, weight: float) -> LogitsBTV:
         logits = logits_BTV if logits_BTV.dtype == torch.float64 else logits_BTV.float()
@@ -110,10 +113,16 @@ def kept_members(cross_entropies: Sequence[float], drop_above: float) -> tuple[i
     return tuple(position for position, value in enumerate(cross_entropies) if value <= limit)
 
 
-def _dense(signal: Signal, member: Teacher) -> LogitsBTV:
+def _dense(signal: Signal, member: Teacher, entries_K: torch.Tensor | None) -> LogitsBTV:
     if not isinstance(signal.logits, DenseLogits):
         raise SignalError(
             f"member {member.voice.teacher} sends {type(signal.logits).__name__} and an ensemble averages whole "
             "distributions: ask it for dense logits"
+        )
+    own = signal.entries_K
+    if (own is None) != (entries_K is None) or (own is not None and not torch.equal(own, entries_K)):
+        raise SignalError(
+            f"member {member.voice.teacher} speaks of other entries of the vocabulary than the first one, and a mean "
+            "needs the same: take members with one tokenizer and one size"
         )
     return signal.logits.logits_BTV

@@ -9,7 +9,7 @@ import torch
 from potstill.core.batch import Batch
 from potstill.core.errors import SignalError
 from potstill.core.protocols import Forward
-from potstill.core.signal import DenseLogits, Signal, Voice, Want
+from potstill.core.signal import DenseLogits, HeadedStates, Signal, Voice, Want
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,16 @@ class LocalTeacher:
             assert not any(part.training for part in self.module.modules()), "the teacher must be in evaluation mode"
         with torch.no_grad():
             outputs = self.forward(batch, want)
-        width = outputs.logits_BTV.shape[-1]
+        if want.headed:
+            assert outputs.headed is not None, "whoever is asked for headed states answers with them"
+            width = outputs.headed.head.weight_VD.shape[0]
+            logits: DenseLogits | HeadedStates | None = outputs.headed.detached()
+        else:
+            width = outputs.logits_BTV.shape[-1]
+            logits = DenseLogits(outputs.logits_BTV) if want.logits else None
         if want.logits and width != self.voice.vocabulary_size:
             raise SignalError(
                 f"teacher {self.voice.teacher} has {self.voice.vocabulary_size} entries in its vocabulary but its "
                 f"logits are {width} wide: load it with its own tokenizer and labels"
             )
-        logits = DenseLogits(outputs.logits_BTV) if want.logits else None
         return Signal(voice=self.voice, logits=logits, hidden=outputs.hidden, attentions=outputs.attentions)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from potstill.core.errors import CheckpointError
 
 WEIGHTS = "model"
+COMPANION = "objective"
 
 
 def unique_tensors(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -39,9 +40,12 @@ def unique_tensors(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]
     return tensors, aliases
 
 
-def load_weights(folder: Path, module: nn.Module) -> None:
-    """Copy a checkpoint's weights into a module of the same shape. Raises CheckpointError when they do not fit."""
-    path = folder / f"{WEIGHTS}.safetensors"
+def load_weights(folder: Path, module: nn.Module, name: str = WEIGHTS) -> None:
+    """Copy a checkpoint's weights into a module of the same shape. Raises CheckpointError when they do not fit, or when
+    the checkpoint has none of that name."""
+    path = folder / f"{name}.safetensors"
+    if not path.is_file():
+        raise CheckpointError(f"{folder} holds no {path.name}: it was made without these parameters; start a new run")
     with safe_open(path, framework="pt") as file:
         aliases = json.loads((file.metadata() or {}).get("aliases", "{}"))
     tensors = load_file(path)

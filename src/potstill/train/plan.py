@@ -18,6 +18,20 @@ from potstill.train.settings import TrainSettings
 
 
 @dataclass(frozen=True, slots=True)
+class Companion:
+    """Parameters that learn beside the student's and are no part of it, as an objective may have: saved with the
+    training, never in a product.
+
+    learning_rate: before the schedule. gradient_limit: each entry of their gradient is clamped to it, and they stay out
+    of the norm that bounds the student's, which would otherwise learn less wherever they learn much.
+    """
+
+    module: nn.Module
+    learning_rate: float
+    gradient_limit: float
+
+
+@dataclass(frozen=True, slots=True)
 class TrainPlan:
     """Everything one training needs.
 
@@ -25,7 +39,8 @@ class TrainPlan:
     JSON values that a checkpoint must share with this run to be continued; when they differ, the difference is shown.
     forward: runs `module`, so that its gradients reach the module's parameters. source: stands at its beginning.
     evaluate: called with the module in eval mode; returns metrics by name, and polls the stop flag if it takes long.
-    head: names of the parameters that `settings.head_learning_rate` is for. resume_command: said to the user.
+    head: names of the parameters that `settings.head_learning_rate` is for. companion: what else learns.
+    resume_command: said to the user.
     """
 
     settings: TrainSettings
@@ -40,7 +55,13 @@ class TrainPlan:
     teacher: Teacher | None = None
     evaluate: Callable[[], Mapping[str, float]] | None = None
     head: tuple[str, ...] = ()
+    companion: Companion | None = None
     resume_command: str = "potstill resume RUN"
+
+    @property
+    def learning(self) -> tuple[nn.Module, ...]:
+        """Every module with parameters that this training changes."""
+        return (self.module,) if self.companion is None else (self.module, self.companion.module)
 
     @property
     def checkpoints(self) -> Path:

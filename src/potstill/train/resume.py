@@ -19,6 +19,7 @@ from potstill.core.errors import SignalError
 from potstill.core.progress import Progress
 from potstill.core.protocols import Observer
 from potstill.train.capture import (
+    COMPANION,
     WEIGHTS,
     changing_buffers,
     load_weights,
@@ -115,7 +116,7 @@ def begin(plan: TrainPlan, *, flag: StopFlag, observers: Sequence[Observer], cur
         raise SignalError("the objective learns from a teacher and there is none: name one, or set soft_weight to 0")
     notes: list[str] = []
     checkpoint = latest_complete(plan.checkpoints, plan.fingerprint, notice=notes.append)
-    optimiser = build_optimiser(plan.module, plan.settings, head=plan.head)
+    optimiser = build_optimiser(plan.module, plan.settings, head=plan.head, companion=plan.companion)
     plan.module.train()
     if checkpoint is None:
         precision = _decide_precision(plan, flag.check)
@@ -138,6 +139,8 @@ def begin(plan: TrainPlan, *, flag: StopFlag, observers: Sequence[Observer], cur
 
 def _restore(plan: TrainPlan, checkpoint: Checkpoint, optimiser: torch.optim.AdamW) -> None:
     load_weights(checkpoint.folder, plan.module)
+    if plan.companion is not None:
+        load_weights(checkpoint.folder, plan.companion.module, COMPANION)
     restore_optimiser(optimiser, checkpoint.tensors("optimizer"))
     plan.source.restore(checkpoint.state["source"])
     restore_random_state(decode_random_state(checkpoint.tensors("rng")))
@@ -152,7 +155,7 @@ def _decide_precision(plan: TrainPlan, poll: Callable[[], None]) -> Precision:
         decided = json.loads(file.read_bytes())
         if decided["setting"] == setting:
             return Precision(**decided["precision"])
-    start, gradients = boundary(plan), [p for p in plan.module.parameters() if p.requires_grad]
+    start, gradients = boundary(plan), [p for one in plan.learning for p in one.parameters() if p.requires_grad]
     batch = plan.source.next() if setting == "auto" else None
 
     def probe(bf16: bool) -> None:
@@ -182,6 +185,10 @@ def save(running: Running) -> None:
         "optimizer": optimiser_tensors(running.optimiser),
         "rng": encode_random_state(running.before.random),
     }
+    notes = {WEIGHTS: {"aliases": json.dumps(aliases)}}
+    if plan.companion is not None:
+        tensors[COMPANION], aliases = unique_tensors(plan.companion.module)
+        notes[COMPANION] = {"aliases": json.dumps(aliases)}
     state = {
         "step": step,
         "standing": asdict(running.standing),
@@ -190,7 +197,6 @@ def save(running: Running) -> None:
         "threads": torch.get_num_threads(),
         "curve_position": running.curve.position(),
     }
-    notes = {WEIGHTS: {"aliases": json.dumps(aliases)}}
     saved = save_checkpoint(
         plan.checkpoints, step, tensors=tensors, state=state, fingerprint=plan.fingerprint, notes=notes
     )

@@ -14,11 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from potstill.core.batch import Batch
 from potstill.core.outcome import Loss
-from potstill.core.signal import DenseLogits, Outputs, Signal, Want
+from potstill.core.signal import DenseLogits, HeadedStates, Outputs, Signal, Want
+from potstill.train.optimise import bound_gradients, gradient_norm
 from potstill.train.plan import TrainPlan
 
 SHOWN = 3
@@ -68,16 +69,13 @@ def take_step(
             return StepOutcome(math.nan, {}, math.nan, bad)
         loss += float(found.total.detach())
         parts.update(found.parts)
-    gradients = [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
-    if not math.isfinite(float(norm)):
+    norm = gradient_norm(optimiser)
+    if not math.isfinite(norm):
         return _refused(optimiser, f"gradient of {_worst(optimiser)}", batches)
-    nn.utils.clip_grads_with_norm_(
-        [p for g in optimiser.param_groups for p in g["params"]], plan.settings.max_grad_norm, norm
-    )
+    bound_gradients(optimiser, norm, plan.settings.max_grad_norm)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
-    return StepOutcome(loss, dict(parts), float(norm))
+    return StepOutcome(loss, dict(parts), norm)
 
 
 def backward(
@@ -101,7 +99,7 @@ def student_outputs(plan: TrainPlan, batch: Batch, want: Want, *, bf16: bool) ->
     device = next(plan.module.parameters()).device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
         outputs = plan.forward(batch, want)
-    if not bf16:
+    if not bf16 or outputs.logits_BTV is None:
         return outputs
     return dataclasses.replace(outputs, logits_BTV=outputs.logits_BTV.float())
 
@@ -123,6 +121,8 @@ def _spoken(signal: Signal) -> list[tuple[str, Tensor, bool]]:
     spoken: list[tuple[str, Tensor, bool]] = []
     if isinstance(signal.logits, DenseLogits):
         spoken.append(("logits", signal.logits.logits_BTV, False))
+    elif isinstance(signal.logits, HeadedStates):
+        spoken.append(("last states", signal.logits.states_BTD, False))
     elif signal.logits is not None:
         spoken.append(("log-probabilities", signal.logits.logprobs_BTK, True))
         spoken.append(("log tail mass", signal.logits.log_tail_BT, True))

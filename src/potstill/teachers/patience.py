@@ -1,0 +1,37 @@
+"""How long to wait before asking again: exponential back-off with full jitter, and what Retry-After says."""
+
+from __future__ import annotations
+
+import email.utils
+import math
+import random
+import time
+
+# Waits double from the first to the longest; full jitter spreads those who were turned away together (Brooker 2015,
+# "Exponential backoff and jitter": of the variants compared there, full jitter asks least often in all).
+FIRST_WAIT, LONGEST_BACKOFF = 0.5, 30.0
+# Added to a wait that the server named, for the same reason: it told everybody the same second.
+NAMED_JITTER = 1.0
+
+
+def wait_before(attempt: int, named: float | None, draw: random.Random) -> float:
+    """Seconds to wait after `attempt` attempts (1 after the first). named: what Retry-After asked for."""
+    if named is not None:
+        return named + draw.uniform(0, NAMED_JITTER)
+    return draw.uniform(0, min(LONGEST_BACKOFF, FIRST_WAIT * 2.0 ** (attempt - 1)))
+
+
+def retry_after(header: str | None, now: float | None = None) -> float | None:
+    """Seconds that a Retry-After header names, as a number or as a date (RFC 9110, section 10.2.3); None if it names
+    nothing that can be read."""
+    if header is None:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            then = email.utils.parsedate_to_datetime(header)
+            seconds = then.timestamp() - (time.time() if now is None else now)
+        except (ValueError, OverflowError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -15,6 +15,7 @@ FLOORS = {
     "core": 0,
     "redaction": 0,
     "environment": 0,
+    "durable": 0.5,
     "divergences": 1,
     "students": 1,
     "data": 1,

@@ -15,12 +15,12 @@ from potstill.config import StageSettings
 from potstill.core.protocols import Forward
 from potstill.data.order import Batches
 from potstill.data.prepare import Prepared
+from potstill.durable import writing
 from potstill.objectives.logits import Hinton
 from potstill.students.freeze import freeze, names_of
 from potstill.students.load import LoadedModel
 from potstill.students.save import save_model
 from potstill.train.capture import load_weights
-from potstill.train.durable import writing
 from potstill.train.loop import train
 from potstill.train.observe import Console, LogFile
 from potstill.train.plan import TrainPlan, TrainResult, steps_to_take

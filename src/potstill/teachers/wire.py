@@ -7,6 +7,7 @@ in a frame is ever executed, and its two lengths are known, and held against a l
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -75,6 +76,14 @@ def frame_bytes(frame: Frame) -> int:
     """Length of the encoded frame, all included; no tensor is touched."""
     header, body = _header(frame)
     return PREFIX.size + len(header) + body
+
+
+def frame_sha256(frame: Frame) -> str:
+    """Hash of the encoded frame: equal kind, meta and tensors give equal bytes."""
+    digest = hashlib.sha256()
+    for part in encode(frame):
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def frame_length(prefix: bytes | bytearray | memoryview, *, limit: int = LARGEST_BODY) -> int:

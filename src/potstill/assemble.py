@@ -22,6 +22,7 @@ from potstill.data.order import in_order
 from potstill.data.prepare import Prepared, Split
 from potstill.evaluate.choosing import classifier_scores, language_model_scores
 from potstill.evaluate.predictions import predict, predict_tokens
+from potstill.replay import replayed
 from potstill.students.inherit import make_student
 from potstill.students.load import LoadedModel, load_model, load_tokenizer
 from potstill.students.pooled import config_of, positions_of
@@ -111,14 +112,17 @@ def teacher(bench: Bench, stage: StageSettings, prepared: Prepared, place: Path)
     bf16 = has_native_bf16() if settings.bf16 == "auto" else settings.bf16
     members: list[LocalTeacher] = []
     read: list[Prepared] = []
+    models: list[LoadedModel] = []
     for named in settings.models:
         loaded, own = model(bench, named)
         members.append(local(loaded, own, bf16=bf16))
         read.append(own)
+        models.append(loaded)
     weights = settings.weights or (1.0,) * len(members)
     if settings.drop_above is not None:
         kept = keep_members(bench, settings.drop_above, members, read)
         members, read = [members[position] for position in kept], [read[position] for position in kept]
+        models = [models[position] for position in kept]
         weights = tuple(weights[position] for position in kept)
     speakers: list[Teacher] = list(members)
     if settings.cache:
@@ -128,6 +132,13 @@ def teacher(bench: Bench, stage: StageSettings, prepared: Prepared, place: Path)
             "the teacher and the student have different tokenizers, so they cannot read one batch: set teacher.cache: "
             "true (classifiers), or keep the student's vocabulary"
         )
+    elif settings.store is not None:
+        asked = rows_of(stage, prepared)
+        kept = {  # by voice: a model that is named twice writes to one store
+            one.voice: replayed(bench, stage, one, loaded, asked, prepared.collate, place, bf16=bf16)
+            for one, loaded in {one.voice: (one, loaded) for one, loaded in zip(members, models, strict=True)}.values()
+        }
+        speakers = [kept[one.voice] for one in members]
     if len(speakers) == 1:
         return speakers[0]
     return Ensemble(speakers, combine=settings.combine, weights=weights, temperature=stage.objective.temperature)

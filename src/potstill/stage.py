@@ -37,7 +37,8 @@ def run_stage(bench: Bench, stage: StageSettings, *, steps: int | None = None) -
     if not (place / DONE).exists():
         bench.say(f"stage {stage.name}")
         made, prepared = assemble.student(bench, stage.student)
-        result = None if steps == 0 else learn(bench, stage, made, prepared, place, steps)
+        with bench.closing:
+            result = None if steps == 0 else learn(bench, stage, made, prepared, place, steps)
         with writing(place / REJECTS):
             prepared.quarantine.write(place / REJECTS)
         aside = place / "model.partial"

@@ -97,10 +97,10 @@ def refuse_other(want: Want, packing: Packing) -> None:
         raise SignalError(
             f"the objective wants {', '.join(lacking)}, which the stored signals lack: record them with those layers"
         )
-    if packing.top_k and (want.top_k, want.temperature) != (packing.top_k, packing.temperature):
+    if packing.top_k and want.top_k != packing.top_k:
         raise SignalError(
-            f"the objective wants its {want.top_k or 'whole'} entries at temperature {want.temperature}, and the "
-            f"signals hold {packing.top_k} at {packing.temperature}: a cut tail cannot be softened again; use the same"
+            f"the objective wants {want.top_k or 'all'} entries and the stored signals hold {packing.top_k}: set "
+            "objective.top_k to that, or record again"
         )
 
 

@@ -4,8 +4,8 @@
 
 For each packaged teacher, on passages it was not calibrated on: bytes per token, and, after a real encode, decode and
 unpack, how far the distribution is from the one in fp32: KL(p, p_hat) in nats, total variation, and the error of the
-gradient that a student would follow, |p_hat - p| / |q - p| (L2 over the vocabulary, mean over tokens), where q is the same
-model with its linear layers rounded to 4 bits. What a top-k signal leaves out is spread evenly.
+gradient that a student would follow, |p_hat - p| / |q - p| (L2 over the vocabulary, mean over tokens), where q is the
+same model with its linear layers rounded to 4 bits. What a top-k signal leaves out is spread evenly.
 """
 
 from __future__ import annotations

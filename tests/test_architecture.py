@@ -31,6 +31,8 @@ FLOORS = {
     "config": 3,
     "recipe": 3,
     "recipes": 3,
+    "traffic": 3.2,
+    "estimate": 3.5,
     "folder": 4,
     "assemble": 5,
     "bench": 4.5,
@@ -51,6 +53,7 @@ TORCH_FREE = [
     *("core.errors", "core.lineage", "core.example", "core.settings", "core.task", "core.record", "core.progress"),
     *(f"{room}.settings" for room in ("data", "students", "objectives", "teachers", "train", "evaluate", "export")),
     *("config", "recipe_rules", "recipe_text", "recipe_names", "recipe_faults", "recipe_overrides", "recipe_yaml"),
+    *("teachers.forms", "teachers.framing", "students.shape", "traffic", "estimate"),
     *("recipes.catalogue", "redaction", "environment", "cli.main", "cli.summary"),
 ]
 LARGEST_FILE = 400

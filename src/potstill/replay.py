@@ -27,7 +27,7 @@ from potstill.teachers.store import SignalStore
 from potstill.teachers.stored import StoredTeacher
 from potstill.teachers.wire import Frame
 
-# Channel scales change by under 2 % from 32 rows of 256 tokens on (docs/results/wire.md).
+# From 16 rows of 256 tokens on the median channel scale moves by under 2 % (docs/results/wire.md).
 CALIBRATION_ROWS = 32
 
 

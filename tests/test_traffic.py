@@ -1,4 +1,4 @@
-"""The arithmetic of a step: the figures of methods.md, and the bytes that a socket really counts."""
+"""The arithmetic of a step: known figures, and the bytes that a socket really counts."""
 
 import socket
 import threading

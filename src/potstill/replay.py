@@ -27,7 +27,7 @@ from potstill.teachers.store import SignalStore
 from potstill.teachers.stored import StoredTeacher
 from potstill.teachers.wire import Frame
 
-# From 16 rows of 256 tokens on the median channel scale moves by under 2 % (docs/results/wire.md).
+# With half of these rows of 256 tokens the median channel scale is 2 % off (docs/results/wire.md).
 CALIBRATION_ROWS = 32
 
 

@@ -27,7 +27,7 @@ def named(name):
     ("name", "millions"), [("packaged:smollm2-135m-instruct", 134.5), ("packaged:minilm-l6-v2", 22.71)]
 )
 def test_real_models(name, millions):
-    """materials.md 1.1 and 1.3. The first is read from the header of its .gguf file."""
+    """Counted on the loaded models. The first is read from the header of its .gguf file."""
     assert shape_of(named(name), {}).parameters() / 1e6 == pytest.approx(millions, rel=0.01)
 
 

@@ -208,7 +208,7 @@ def test_every_frame_says_who_speaks_and_of_what(spoken, batch, head):
 
 
 def test_bytes_are_those_of_the_table(spoken, batch, head):
-    """methods.md 8: width or k times bytes, for each asked position; performance.md b gives 2 bytes an index."""
+    """Width, entries or k times their bytes, for each asked position; an index takes 2 bytes up to 65,536 entries."""
     sizes = {form: sum(t.nbytes for t in pack(spoken, batch, packing_of(form, head)).tensors.values()) for form in
              ("hidden-fp32", "hidden-bf16", "hidden-int8", "logits-bf16", "top-k")}  # fmt: skip
     asked = 4
@@ -377,6 +377,19 @@ class TestWhatIsNotSent:
         hidden[2, 0, 0] = math.nan
         bad = dataclasses.replace(spoken, hidden=HiddenStates({0: hidden}))
         assert unsound(bad, batch) == "states of layer 0 are not finite"
+
+    @pytest.mark.parametrize("form", ["hidden-fp16", "logits-fp16", "layers-fp16"])
+    def test_numbers_beyond_the_form(self, spoken, batch, head, form):
+        """Found before anything is stored: a row of infinities would be refused at every reading."""
+        plain = OutputHead(head.head.weight_VD * 1e4)
+        wide = dataclasses.replace(
+            spoken,
+            logits=HeadedStates(spoken.logits.states_BTD * 1e5, plain),
+            hidden=HiddenStates({layer: states * 1e6 for layer, states in spoken.hidden.layers.items()}),
+        )
+        assert unsound(wide, batch) is None
+        with pytest.raises(SignalError, match=f"beyond the range of form {form}"):
+            pack(wide, batch, packing_of(form, head))
 
     def test_another_voice_or_kind(self, spoken, batch, head):
         with pytest.raises(SignalError, match="teacher other spoke"):

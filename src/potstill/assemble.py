@@ -27,8 +27,10 @@ from potstill.data.order import in_order
 from potstill.data.prepare import Prepared, Split
 from potstill.evaluate.choosing import classifier_scores, language_model_scores
 from potstill.evaluate.predictions import predict, predict_tokens
+from potstill.objectives.fused import FusedHinton
 from potstill.objectives.logits import Hinton
 from potstill.objectives.projection import DualSpace, Projections
+from potstill.replay import replayed
 from potstill.students.inherit import make_student
 from potstill.students.load import LoadedModel, load_model, load_tokenizer
 from potstill.students.pooled import config_of, positions_of
@@ -137,22 +139,32 @@ def teacher(bench: Bench, stage: StageSettings, made: LoadedModel, prepared: Pre
     bf16 = has_native_bf16() if settings.bf16 == "auto" else settings.bf16
     members: list[LocalTeacher] = []
     read: list[Prepared] = []
+    models: list[LoadedModel] = []
     bridges: list[Callable[[Teacher], Teacher]] = []
     for named, way in zip(settings.models, ways, strict=True):
         loaded, own = model(bench, named)
         members.append(local(loaded, own, bf16=bf16))
         read.append(own)
+        models.append(loaded)
         bridges.append(partial(bridged, way, teacher=spoken_by(named, loaded), student=own_vocabulary))
     weights = settings.weights or (1.0,) * len(members)
     if settings.drop_above is not None:
         kept = keep_members(bench, settings.drop_above, members, read)
         members, read = [members[position] for position in kept], [read[position] for position in kept]
-        weights, bridges = tuple(weights[position] for position in kept), [bridges[position] for position in kept]
+        models, bridges = [models[position] for position in kept], [bridges[position] for position in kept]
+        weights = tuple(weights[position] for position in kept)
+    rows = rows_of(stage, prepared)
+    speakers: list[Teacher] = list(members)
     if settings.cache:
         speakers = [recorded(bench, one, own, prepared, place) for one, own in zip(members, read, strict=True)]
-    else:
-        speakers = [bridge(one) for bridge, one in zip(bridges, members, strict=True)]
-    rows = rows_of(stage, prepared)
+    elif settings.store is not None:
+        stores = {  # by voice: a model that is named twice writes to one store
+            one.voice: replayed(bench, stage, one, loaded, rows, prepared.collate, place, bf16=bf16)
+            for one, loaded in {one.voice: (one, loaded) for one, loaded in zip(members, models, strict=True)}.values()
+        }
+        speakers = [stores[one.voice] for one in members]
+    if not settings.cache:
+        speakers = [bridge(one) for bridge, one in zip(bridges, speakers, strict=True)]
     left_out = measured(bench.say, speakers, lambda: polled(bench, plain_batches(bench, rows, prepared.collate)))
     return Heard(together(stage, speakers, weights, rows), compared(prepared.collate, speakers), left_out)
 
@@ -163,7 +175,7 @@ def objective(
     """What is learnt by, and the parameters that it brings along."""
     settings = stage.objective.projection
     if settings is None:
-        return Hinton(stage.objective), None
+        return (FusedHinton if stage.objective.fused else Hinton)(stage.objective), None
     assert heard.teacher is not None, "a recipe with a projection has a teacher"
     want = Want(headed=True)
     batch = heard.collate(rows_of(stage, prepared)[:1], 0)

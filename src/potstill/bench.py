@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,8 +20,8 @@ from potstill.train.stop import StopFlag
 @dataclass(slots=True)
 class Bench:
     """One run at work. products: finished stages by name. records: of the models loaded so far, by their name in the
-    recipe. endpoints: who was found to teach at a URL. say: tells a person what happens now, on stderr and in the
-    log."""
+    recipe. endpoints: who was found to teach at a URL. closing: what a training leaves open. say: tells a person what
+    happens now, on stderr and in the log."""
 
     recipe: Recipe
     folder: RunFolder
@@ -31,6 +32,7 @@ class Bench:
     records: dict[str, ModelRecord] = field(default_factory=dict)
     endpoints: dict[str, str] = field(default_factory=dict)
     read: dict[str, Prepared] = field(default_factory=dict)
+    closing: ExitStack = field(default_factory=ExitStack)
 
     def data(self, tokenizer: PreTrainedTokenizerBase) -> Prepared:
         """The recipe's data under this tokenizer; read once for each tokenizer and template."""

@@ -22,8 +22,8 @@ from typing import Any
 
 from potstill.config import Recipe
 from potstill.core.errors import DiskError, FolderError, RunError
+from potstill.durable import replace_file, writing
 from potstill.recipe_yaml import dump_recipe, load_recipe
-from potstill.train.durable import replace_file, writing
 
 VERSIONS = ("potstill", "torch", "transformers", "tokenizers", "datasets", "safetensors", "pydantic", "numpy")
 

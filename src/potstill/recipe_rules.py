@@ -117,6 +117,7 @@ def _objective_is_used(training: Training) -> Iterable[Contradiction]:
             "temperature": objective.temperature != 1.0,
             "top_k": objective.top_k is not None,
             "projection": objective.projection is not None,
+            "fused": objective.fused,
         }
         for name, unused in given.items():
             if unused:
@@ -226,18 +227,19 @@ def _sources(data: DataSettings) -> Iterable[tuple[Path, SourceSettings]]:
             yield ("data", name), held_out
 
 
-def projection_rules(task: Task, stage: Stage) -> Iterable[Contradiction]:
-    """Projections map the last states of one language model to those of another, at the same positions."""
-    teacher, here = stage.training.teacher, (*stage.path, "objective", "projection")
-    if stage.training.objective.projection is None:
-        return
-    if task != "causal-lm":
-        yield Contradiction(here, f"is only for task causal-lm; this task is {task}")
-    if teacher is not None and len(teacher.models) > 1:
-        yield Contradiction(here, f"needs the states of one teacher, and teacher.models has {len(teacher.models)}")
-    if teacher is not None and teacher.vocabulary == "aligned":
+def state_rules(task: Task, stage: Stage) -> Iterable[Contradiction]:
+    """Objectives on last states compare those of one language model with those of another, at the same positions."""
+    teacher, objective = stage.training.teacher, stage.training.objective
+    asked = {"projection": objective.projection is not None, "fused": objective.fused}
+    for name in (name for name, used in asked.items() if used):
+        here = (*stage.path, "objective", name)
+        if task != "causal-lm":
+            yield Contradiction(here, f"is only for task causal-lm; this task is {task}")
+        if teacher is not None and len(teacher.models) > 1:
+            yield Contradiction(here, f"needs the states of one teacher, and teacher.models has {len(teacher.models)}")
+    if objective.projection is not None and teacher is not None and teacher.vocabulary == "aligned":
         reason = "needs one tokenizer, and teacher.vocabulary is aligned: remove projection, or take another teacher"
-        yield Contradiction(here, reason)
+        yield Contradiction((*stage.path, "objective", "projection"), reason)
 
 
 def route_rules(data: DataSettings, stage: Stage) -> Iterable[Contradiction]:
@@ -297,15 +299,35 @@ def artefact_rules(name: str | None) -> Iterable[Contradiction]:
 
 def place_rules(place: str | None, name: str = "output_dir", option: str = "--output-dir") -> Iterable[Contradiction]:
     """A recipe may come from anybody, so it writes below the working directory; the command line may name any place."""
-    if place is None:
+    if place is not None:
+        yield from _below_here(place, (name,), f"use {option} for any other place", f"use {option} for such a place")
+
+
+def store_rules(task: Task, stage: Stage) -> Iterable[Contradiction]:
+    """Signals are kept where rows are the same in every pass and are many positions long, in a form that fits."""
+    teacher = stage.training.teacher
+    if teacher is None or teacher.store is None:
         return
+    path, store = (*stage.path, "teacher", "store"), teacher.store
+    if task != "causal-lm":
+        reason = f"keeps the signals of task causal-lm; this task is {task}"
+        yield Contradiction(path, reason + ("; use teacher.cache" if task == "classify" else ", which masks rows anew"))
+    if store.form == "top-k" and stage.training.objective.top_k is None:
+        yield Contradiction((*path, "form"), "`top-k` needs objective.top_k: how many entries are kept")
+    if store.form == "top-k" and len(teacher.models) > 1:
+        reason = "`top-k` of several teachers cannot be averaged; keep last states or logits"
+        yield Contradiction((*path, "form"), reason)
+    if store.path is not None:
+        moved = "move or link the store there"
+        yield from _below_here(store.path, (*path, "path"), moved, moved)
+
+
+def _below_here(place: str, path: Path, elsewhere: str, leaving: str) -> Iterable[Contradiction]:
     parts = re.split(r"[/\\]", place)
     if not place.strip() or "\0" in place or place.startswith("~") or not parts[0] or ":" in parts[0]:
-        reason = f"{place[:60]!r} is not below the working directory; use {option} for any other place"
-        yield Contradiction((name,), reason)
+        yield Contradiction(path, f"{place[:60]!r} is not below the working directory; {elsewhere}")
     elif ".." in parts:
-        reason = f"{place[:60]!r} leaves the working directory with `..`; use {option} for such a place"
-        yield Contradiction((name,), reason)
+        yield Contradiction(path, f"{place[:60]!r} leaves the working directory with `..`; {leaving}")
 
 
 def control_rules(task: Task, data: DataSettings, controls: Sequence[str], last: Training) -> Iterable[Contradiction]:

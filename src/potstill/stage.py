@@ -15,11 +15,11 @@ from potstill.config import StageSettings
 from potstill.core.protocols import Forward
 from potstill.data.order import Batches
 from potstill.data.prepare import Prepared
+from potstill.durable import writing
 from potstill.students.freeze import freeze, names_of
 from potstill.students.load import LoadedModel
 from potstill.students.save import save_model
 from potstill.train.capture import load_weights
-from potstill.train.durable import writing
 from potstill.train.loop import train
 from potstill.train.observe import Console, LogFile
 from potstill.train.plan import TrainPlan, TrainResult, steps_to_take
@@ -39,7 +39,8 @@ def run_stage(bench: Bench, stage: StageSettings, *, steps: int | None = None) -
         bench.say(f"stage {stage.name}")
         refuse_other_vocabularies(bench, stage)
         made, prepared = assemble.student(bench, stage.student)
-        result = None if steps == 0 else learn(bench, stage, made, prepared, place, steps)
+        with bench.closing:
+            result = None if steps == 0 else learn(bench, stage, made, prepared, place, steps)
         with writing(place / REJECTS):
             prepared.quarantine.write(place / REJECTS)
         aside = place / "model.partial"

@@ -10,6 +10,10 @@ FROZEN = {
     "validate": ["FILE", "KEY.SUB=VALUE", "--resolved", "--json"],
     "schema": [],
     "doctor": ["--json"],
+    "plan": [
+        *("FILE", "KEY.SUB=VALUE", "--batch", "--length", "--vocabulary", "--hidden"),
+        *("--bytes", "--top-k", "--teachers", "--bandwidth", "--json"),
+    ],
     "run": ["FILE", "KEY.SUB=VALUE", "--output-dir", "--trust-remote-code", "--json"],
     "resume": ["RUN", "--trust-remote-code", "--json"],
     "evaluate": ["MODEL_OR_RUN", "KEY.SUB=VALUE", "--recipe", "--trust-remote-code", "--json"],

@@ -10,7 +10,7 @@ from potstill.core.errors import SignalError
 from potstill.core.protocols import Objective
 from potstill.core.signal import DenseLogits, HeadedStates, OutputHead, Outputs, Signal, Voice, Want
 from potstill.divergences.catalogue import DIVERGENCES
-from potstill.objectives import projection
+from potstill.objectives import blockwise
 from potstill.objectives.projection import DualSpace, Projections, matching
 from potstill.objectives.settings import ObjectiveSettings
 
@@ -185,7 +185,7 @@ def test_blocks_change_nothing(monkeypatch, positions):
     two = Two(soft=[[1, 1, 0, 0.5], [0, 1, 1, 1], [1, 1, 1, 1]], hard_weight=0.5)
     whole = two.loss()
     expected = two.gradients(whole.total)
-    monkeypatch.setattr(projection, "BLOCK", positions * V)
+    monkeypatch.setattr(blockwise, "BLOCK", positions * V)
     blocks = two.loss()
     assert blocks.parts == pytest.approx(whole.parts, abs=1e-12)
     for one, other in zip(two.gradients(blocks.total), expected, strict=True):

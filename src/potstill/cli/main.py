@@ -20,6 +20,7 @@ from potstill.cli.evaluate import evaluate
 from potstill.cli.export import export
 from potstill.cli.ls import ls
 from potstill.cli.output import OutputClosed
+from potstill.cli.plan import plan
 from potstill.cli.report import report
 from potstill.cli.resume import resume
 from potstill.cli.run import run
@@ -35,6 +36,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "validate": validate,
     "schema": schema,
     "doctor": doctor,
+    "plan": plan,
     "run": run,
     "resume": resume,
     "evaluate": evaluate,

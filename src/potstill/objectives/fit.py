@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from potstill.core.errors import SignalError
 from potstill.core.shapes import LogitsBTV
-from potstill.core.signal import DenseLogits, Signal, SparseLogprobs
+from potstill.core.signal import DenseLogits, HeadedStates, Outputs, Signal, SparseLogprobs
 from potstill.objectives.settings import ObjectiveSettings
 
 
@@ -21,6 +21,8 @@ def check_fit(
             "objective.soft_weight is above 0, but no teacher sent logits: name a teacher, or set it to 0"
         )
     teacher, name = signal.logits, signal.voice.teacher
+    if isinstance(teacher, HeadedStates):
+        raise SignalError(f"teacher {name} sent its last states where logits were asked for: set objective.fused: true")
     entries = student_BTV.shape[-1]
     if signal.voice.vocabulary_size != entries:
         raise SignalError(
@@ -40,6 +42,34 @@ def check_fit(
             f"{list(student_BTV.shape[:2])}: both must read the same batch"
         )
     return teacher
+
+
+def check_states(signal: Signal | None, outputs: Outputs, setting: str) -> tuple[Signal, HeadedStates, HeadedStates]:
+    """Signal, teacher's states and student's, for an objective on last states that `setting` chose.
+
+    Raises SignalError, naming the setting and the next step: no teacher, no states, other entries, other positions.
+    """
+    if signal is None:
+        raise SignalError(f"{setting} has no teacher to learn from: name one, or remove it")
+    teacher, student, name = signal.logits, outputs.headed, signal.voice.teacher
+    if not isinstance(teacher, HeadedStates) or student is None:
+        raise SignalError(
+            f"{setting} compares last states, and teacher {name} sent {type(teacher).__name__}: take one teacher that "
+            f"sends its hidden states, or remove {setting}"
+        )
+    ours = len(student.head.weight_VD) if signal.entries_K is None else len(signal.entries_K)
+    if signal.voice.vocabulary_size != len(student.head.weight_VD) or len(teacher.head.weight_VD) != ours:
+        raise SignalError(
+            f"teacher {name} speaks of {signal.voice.vocabulary_size} entries with a head of "
+            f"{len(teacher.head.weight_VD)} rows, and the student's has {len(student.head.weight_VD)}: use models with "
+            "one tokenizer and vocabulary size, or set teacher.vocabulary"
+        )
+    if student.states_BTD.shape[:2] != teacher.states_BTD.shape[:2]:
+        raise SignalError(
+            f"teacher {name} answered for [rows, positions] {list(teacher.states_BTD.shape[:2])} and the student for "
+            f"{list(student.states_BTD.shape[:2])}: both must read the same batch"
+        )
+    return signal, teacher, student
 
 
 def _check_dense(teacher: DenseLogits, name: str, entries: int, settings: ObjectiveSettings) -> None:

@@ -55,6 +55,7 @@ class Hinton:
         """
         counts = self.counts(batch)
         totals = counts if totals is None else totals
+        assert outputs.logits_BTV is not None, "a student that is asked for logits answers with them"
         parts: dict[str, Scalar] = {}
         if "soft" in self._weights:
             parts["soft"] = self._weights["soft"] * self._soft(batch, signal, outputs.logits_BTV, totals["soft"])

@@ -6,14 +6,13 @@ part of what is exported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from potstill.core.batch import Batch
 from potstill.core.errors import SignalError
@@ -23,11 +22,10 @@ from potstill.core.signal import HeadedStates, OutputHead, Outputs, Signal, Want
 from potstill.divergences.catalogue import DIVERGENCES
 from potstill.divergences.logmass import widened
 from potstill.divergences.reduce import weighted_mean
+from potstill.objectives.blockwise import blockwise, label_loss
+from potstill.objectives.fit import check_states
 from potstill.objectives.settings import ObjectiveSettings
 
-# Logits that are held at once, in entries: 256 MiB in fp32. Longer batches go block by block and are computed again in
-# the backward pass.
-BLOCK = 64 << 20
 PARTS = ("projector", "projected", "teacher_space")
 
 
@@ -104,34 +102,21 @@ class DualSpace:
         the projections."""
         counts = self.counts(batch)
         totals = counts if totals is None else totals
-        if signal is None:
-            raise SignalError("objective.projection has no teacher to learn from: name one, or remove it")
-        teacher, student = self._fitting(signal, outputs)
+        signal, teacher, student = check_states(signal, outputs, "objective.projection")
+        self._check_widths(teacher, student)
         parts = self._soft(batch.weights["soft"], teacher, student, signal, totals["soft"])
         if "hard" in self._weights:
-            parts["hard"] = self._weights["hard"] * _hard(batch, student, totals["hard"])
+            parts["hard"] = self._weights["hard"] * label_loss(batch, student, totals["hard"])
         total = torch.stack(list(parts.values())).sum()
         return Loss(total=total, parts={part: float(value.detach()) for part, value in parts.items()}, counts=counts)
 
-    def _fitting(self, signal: Signal, outputs: Outputs) -> tuple[HeadedStates, HeadedStates]:
-        if not isinstance(signal.logits, HeadedStates) or outputs.headed is None:
-            raise SignalError(
-                f"objective.projection compares last states, and the teacher sent {type(signal.logits).__name__}: take "
-                "one teacher that sends its hidden states, or remove objective.projection"
-            )
-        teacher, student = signal.logits, outputs.headed
+    def _check_widths(self, teacher: HeadedStates, student: HeadedStates) -> None:
         widths = student.states_BTD.shape[-1], teacher.states_BTD.shape[-1]
         if widths != tuple(self.projections.student_to_teacher.shape):
             raise SignalError(
                 f"student and teacher send states of widths {widths}, and the projections are for "
                 f"{tuple(self.projections.student_to_teacher.shape)}: start with the models they were made for"
             )
-        if student.states_BTD.shape[:2] != teacher.states_BTD.shape[:2]:
-            raise SignalError(
-                f"teacher {signal.voice.teacher} answered for [rows, positions] {list(teacher.states_BTD.shape[:2])} "
-                f"and the student for {list(student.states_BTD.shape[:2])}: both must read the same batch"
-            )
-        return teacher, student
 
     def _soft(
         self, weights_BT: WeightsBT, teacher: HeadedStates, student: HeadedStates, signal: Signal, total: float
@@ -184,25 +169,3 @@ class HeadedRows:
 def _fixed(head: OutputHead) -> OutputHead:
     bias = None if head.bias_V is None else head.bias_V.detach()
     return OutputHead(head.weight_VD.detach(), bias, head.scale, head.softcap)
-
-
-def _hard(batch: Batch, student: HeadedStates, total: float) -> Scalar:
-    """Cross-entropy of the labels over the student's whole vocabulary."""
-    chosen_BT = batch.weights["hard"] != 0
-
-    def part(states_ND: Tensor, targets_N: Tensor, weights_N: Tensor) -> Tensor:
-        values_N = F.cross_entropy(student.head.logits(states_ND), targets_N, reduction="none")
-        return weighted_mean(values_N, weights_N, total=total)
-
-    rows = widened(student.states_BTD[chosen_BT]), batch.targets_BT[chosen_BT], batch.weights["hard"][chosen_BT]
-    return blockwise(part, rows, entries=student.head.weight_VD.shape[0])
-
-
-def blockwise(part: Callable[..., Tensor], rows: Sequence[Tensor], *, entries: int) -> Tensor:
-    """The sum of `part` over blocks of the rows whose logits stay below BLOCK entries."""
-    size = max(1, BLOCK // entries)
-    blocks = list(zip(*(torch.split(one, size) for one in rows), strict=True))
-    if len(blocks) == 1:
-        return part(*blocks[0])
-    found: list[Tensor] = [checkpoint(part, *block, use_reentrant=False) for block in blocks]
-    return torch.stack(found).sum(0)

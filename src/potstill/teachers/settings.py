@@ -9,6 +9,21 @@ from potstill.students.settings import ModelSettings
 from potstill.teachers.endpoint_settings import TopKSettings
 
 
+class StoreSettings(Settings):
+    """Signals kept on the disk: the teacher is asked once for each row, and any number of runs learn from what it said.
+
+    form: last states after the final norm in fp32, fp16, bf16 or int8 with scales, the `top-k` log-probabilities of
+    `objective.top_k` with the mass of the rest, or whole logits as spoken or rounded; every pass, the first one too,
+    reads the signal as it is kept. path: a folder below the working directory that several runs may share; inside the
+    run folder when absent.
+    """
+
+    form: Literal[
+        "hidden-fp32", "hidden-fp16", "hidden-bf16", "hidden-int8", "top-k", "logits", "logits-fp16", "logits-bf16"
+    ] = "hidden-bf16"  # fmt: skip
+    path: Annotated[str, Field(min_length=1)] | None = None
+
+
 class TeacherSettings(Settings):
     """One teacher, an ensemble, several of which each row names one, or an endpoint.
 
@@ -20,9 +35,9 @@ class TeacherSettings(Settings):
     token uses out of both softmaxes, where the tokenizers are equal and one table is longer; `aligned` compares where
     the decoded text agrees, over the tokens that both tokenizers know. route_by: a column of data.train.columns.slices
     whose value names the row's teacher; routes: value of that column -> position in models, from 0.
-    cache: ask the teacher once for every training row and reuse its answers in every pass (classifiers).
-    bf16: run the teacher under bf16 autocast, its logits rounded to about 1e-2; "auto": where the processor multiplies
-    bf16 natively.
+    cache: ask the teacher once for every training row and reuse its answers in every pass (classifiers). store: the
+    same for language models, on the disk and for other runs too. bf16: run the teacher under bf16 autocast, its logits
+    rounded to about 1e-2; "auto": where the processor multiplies bf16 natively.
     """
 
     models: tuple[ModelSettings, ...] = ()
@@ -34,6 +49,7 @@ class TeacherSettings(Settings):
     route_by: Annotated[str, Field(min_length=1)] | None = None
     routes: dict[str, Annotated[int, Field(ge=0)]] | None = None
     cache: bool = False
+    store: StoreSettings | None = None
     bf16: Literal["auto"] | bool = False
 
     @model_validator(mode="after")
@@ -51,7 +67,8 @@ class TeacherSettings(Settings):
         if self.endpoint is not None:
             if self.models:
                 raise ValueError("models and endpoint contradict each other: keep one of them")
-            for name in ("combine", "weights", "drop_above", "cache", "bf16", "vocabulary", "route_by", "routes"):
+            ours = ("combine", "weights", "drop_above", "cache", "store", "bf16", "vocabulary", "route_by", "routes")
+            for name in ours:
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"{name} has no use for an endpoint, which is one teacher on its own machine")
         return self
@@ -82,4 +99,15 @@ class TeacherSettings(Settings):
             raise ValueError("drop_above compares cross-entropies, which mean little across tokenizers: remove it")
         if self.vocabulary != "equal" and self.cache:
             raise ValueError(f"cache is for classifiers and vocabulary: {self.vocabulary} for language models")
+        if self.vocabulary == "aligned" and self.store is not None:
+            raise ValueError(
+                "store keeps answers on the student's tokens and an aligned teacher reads others: remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def kept_in_one_place(self) -> "TeacherSettings":
+        """What is cached would never reach the store."""
+        if self.cache and self.store is not None:
+            raise ValueError("cache and store both keep the teacher's answers: keep one of them")
         return self

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from potstill.core.errors import FolderError
-from potstill.train.durable import writing
+from potstill.durable import writing
 
 NAME = ".lock"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from potstill.train.durable import write_all, writing
+from potstill.durable import write_all, writing
 
 
 class MetricsFile:

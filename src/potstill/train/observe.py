@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.core.progress import Progress
-from potstill.train.durable import write_all, writing
+from potstill.durable import write_all, writing
 
 
 class Console:

@@ -18,6 +18,7 @@ from torch import Tensor
 from potstill.core.errors import SignalError
 from potstill.core.progress import Progress
 from potstill.core.protocols import Observer
+from potstill.durable import replace_file, writing
 from potstill.train.capture import (
     COMPANION,
     WEIGHTS,
@@ -36,7 +37,6 @@ from potstill.train.determinism import (
     restore_random_state,
     seed_everything,
 )
-from potstill.train.durable import replace_file, writing
 from potstill.train.metrics import MetricsFile
 from potstill.train.optimise import build_optimiser
 from potstill.train.plan import TrainPlan

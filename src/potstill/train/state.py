@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from potstill.core.errors import CheckpointError, FolderError
-from potstill.train.durable import flush, sha256, write_file, writing
+from potstill.durable import flush, sha256, write_file, writing
 
 MANIFEST = "MANIFEST.json"
 STATE = "state.json"

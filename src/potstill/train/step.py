@@ -95,12 +95,17 @@ def backward(
 
 
 def student_outputs(plan: TrainPlan, batch: Batch, want: Want, *, bf16: bool) -> Outputs:
-    """The student's answer. Logits leave autocast as float32: a log-probability of a bf16 logit is off by percents."""
+    """The student's answer. Logits leave autocast as float32: a log-probability of a bf16 logit is off by percents.
+    Last states and their head leave it as bf16, which is what autocast would multiply them in."""
     device = next(plan.module.parameters()).device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
         outputs = plan.forward(batch, want)
-    if not bf16 or outputs.logits_BTV is None:
+    if not bf16:
         return outputs
+    if outputs.headed is not None:
+        head = dataclasses.replace(outputs.headed.head, weight_VD=outputs.headed.head.weight_VD.bfloat16())
+        return dataclasses.replace(outputs, headed=HeadedStates(outputs.headed.states_BTD.bfloat16(), head))
+    assert outputs.logits_BTV is not None, "a student answers with states or logits"
     return dataclasses.replace(outputs, logits_BTV=outputs.logits_BTV.float())
 
 

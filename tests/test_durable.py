@@ -5,7 +5,7 @@ import pytest
 from safetensors import SafetensorError
 
 from potstill.core.errors import DiskError, FolderError
-from potstill.train.durable import replace_file, sha256, write_all, write_file, writing
+from potstill.durable import replace_file, sha256, write_all, write_file, writing
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])

@@ -69,17 +69,25 @@ def learn(
     source = Batches(
         rows, prepared.collate, settings.per_device_train_batch_size, bench.recipe.seed, settings.group_by_length
     )
-    evaluated = prepared.validation
+    evaluated, objective = prepared.validation, Hinton(stage.objective)
+    assemble.same_tokenizer(bench, stage.teacher, made.tokenizer)
+    voice = {"teacher": teacher.voice.teacher} if stage.teacher and stage.teacher.urls and teacher else {}
+    prefetch = stage.teacher.prefetch if stage.teacher else 0
     plan = TrainPlan(
         settings=settings,
         folder=place,
-        fingerprint={"stage": stage.model_dump(mode="json"), "student": made.record.fingerprint, "steps": steps},
+        fingerprint={
+            "stage": stage.model_dump(mode="json"),
+            "student": made.record.fingerprint,
+            "steps": steps,
+            **voice,
+        },
         max_steps=steps or steps_to_take(settings, len(rows)),
         seed=bench.recipe.seed,
         module=module,
         forward=answer,
-        objective=Hinton(stage.objective),
-        source=source,
+        objective=objective,
+        source=assemble.looked_ahead(source, teacher, objective.want(), prefetch),
         teacher=teacher,
         evaluate=None if evaluated is None else lambda: assemble.scores(bench, answer, prepared, evaluated),
         head=names_of(module, "head"),
@@ -145,9 +153,10 @@ def summary(bench: Bench, made: LoadedModel, prepared: Prepared, result: TrainRe
 def teachers(bench: Bench, stage: StageSettings) -> list[dict[str, Any]]:
     """Where the stage's teachers came from, with the licence each states; products of stages are entries already."""
     found = []
-    for named in stage.teacher.models if stage.teacher else ():
-        if not named.model_name_or_path.startswith("stage:"):
-            one = bench.records[named.model_name_or_path]
+    named = [one.model_name_or_path for one in stage.teacher.models] if stage.teacher else []
+    for name in [*named, *(stage.teacher.urls[:1] if stage.teacher else ())]:
+        if not name.startswith("stage:"):
+            one = bench.records[name]
             found.append(
                 {
                     "role": "teacher",

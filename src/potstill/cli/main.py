@@ -24,6 +24,7 @@ from potstill.cli.report import report
 from potstill.cli.resume import resume
 from potstill.cli.run import run
 from potstill.cli.schema import schema
+from potstill.cli.serve import serve
 from potstill.cli.validate import validate
 from potstill.core.errors import PotstillError, RecipeError
 from potstill.redaction import redact
@@ -39,6 +40,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "export": export,
     "report": report,
+    "serve": serve,
 }
 # typer keeps a copy of click, or depends on it, by version; its public BadParameter leads to the common class of both.
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]

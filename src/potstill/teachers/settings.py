@@ -5,7 +5,12 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from potstill.core.settings import Settings
+from potstill.redaction import redact
 from potstill.students.settings import ModelSettings
+from potstill.teachers.addresses import leaves_the_working_directory, refuse_bad_url
+from potstill.teachers.forms import Form
+
+KEY_VARIABLES = r"^POTSTILL_[A-Z0-9_]{1,80}$"
 
 
 class TeacherSettings(Settings):
@@ -17,9 +22,27 @@ class TeacherSettings(Settings):
     cache: ask the teacher once for every training row and reuse its answers in every pass (classifiers).
     bf16: run the teacher under bf16 autocast, its logits rounded to about 1e-2; "auto": where the processor multiplies
     bf16 natively.
+
+    urls: services of one teacher that is elsewhere (`potstill serve`), `https://`, `http://`, `tls://`, `tcp://` or
+    `unix://`; it is one more member of an ensemble, with the last weight. url_weights: the share of questions each
+    takes; alike when absent. key_env: the environment variable with their key (POTSTILL_KEY). key_file: a file with
+    it instead, below the working directory. ca: certificates to trust in place of the system's. form: what travels;
+    when absent, what the objective needs. prefetch: batches asked about ahead of the step. timeout_s: for one answer.
+    refuse_after: wrong answers that end the run. give_up_after_s: how long a run waits, saved, while no teacher
+    answers; for ever when absent.
     """
 
-    models: tuple[ModelSettings, ...] = Field(min_length=1)
+    models: tuple[ModelSettings, ...] = ()
+    urls: tuple[str, ...] = ()
+    url_weights: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    key_env: Annotated[str, Field(pattern=KEY_VARIABLES, description="POTSTILL_ and capital letters")] | None = None
+    key_file: str | None = None
+    ca: str | None = None
+    form: Form | None = None
+    prefetch: Annotated[int, Field(ge=0, le=64)] = 2
+    timeout_s: Annotated[float, Field(gt=0)] = 120.0
+    refuse_after: Annotated[int, Field(ge=0)] = 20
+    give_up_after_s: Annotated[float, Field(gt=0)] | None = None
     combine: Literal["arithmetic", "geometric"] = "arithmetic"
     weights: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     drop_above: Annotated[float, Field(ge=1)] | None = None
@@ -29,6 +52,36 @@ class TeacherSettings(Settings):
     @model_validator(mode="after")
     def one_weight_per_model(self) -> "TeacherSettings":
         """A missing weight would silently silence a teacher."""
-        if self.weights is not None and len(self.weights) != len(self.models):
-            raise ValueError(f"{len(self.weights)} weights for {len(self.models)} models: give one weight per model")
+        members = len(self.models) + bool(self.urls)
+        if not members:
+            raise ValueError("no teacher is named: give models, or urls of one that is served elsewhere")
+        if self.weights is not None and len(self.weights) != members:
+            raise ValueError(
+                f"{len(self.weights)} weights for {len(self.models)} models"
+                f"{' and a teacher elsewhere' if self.urls else ''}: give one weight per model"
+            )
+        if self.url_weights is not None and len(self.url_weights) != len(self.urls):
+            raise ValueError(f"{len(self.url_weights)} url_weights for {len(self.urls)} urls: give one for each")
+        return self
+
+    @model_validator(mode="after")
+    def elsewhere_is_elsewhere(self) -> "TeacherSettings":
+        """Addresses are addresses, and what is set for them has a use. A recipe may come from anybody: it may not choose
+        which of this machine's files and variables is sent to an address of its choice."""
+        for url in self.urls:
+            if (wrong := refuse_bad_url(url)) is not None:
+                raise ValueError(f"urls: {redact(url)[:80]!r} {wrong}")
+        if len(set(self.urls)) != len(self.urls):
+            raise ValueError("urls names an address twice: leave one out, or use url_weights")
+        if self.key_env is not None and self.key_file is not None:
+            raise ValueError("key_env and key_file contradict each other: keep one of them")
+        if self.key_file is not None and leaves_the_working_directory(self.key_file):
+            raise ValueError("key_file must lie below the working directory; for any other place use key_env")
+        alone = {"url_weights", "key_env", "key_file", "ca", "form", "prefetch", "timeout_s", "refuse_after"}
+        unused = sorted((alone | {"give_up_after_s"}) & self.model_fields_set)
+        defaults = {name for name in unused if getattr(self, name) == type(self).model_fields[name].default}
+        if not self.urls and (idle := [name for name in unused if name not in defaults]):
+            raise ValueError(f"{', '.join(idle)} has no use without urls: remove it, or name the urls")
+        if self.urls and self.drop_above is not None:
+            raise ValueError("drop_above compares models of this process: leave it out, or leave out urls")
         return self

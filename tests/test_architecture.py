@@ -38,6 +38,7 @@ FLOORS = {
     "measure": 5.5,
     "publish": 5.5,
     "still": 5.7,
+    "serving": 5.7,
     "cli": 6,
     "__main__": 7,
     "__init__": 7,

@@ -15,6 +15,10 @@ FROZEN = {
     "evaluate": ["MODEL_OR_RUN", "KEY.SUB=VALUE", "--recipe", "--trust-remote-code", "--json"],
     "export": ["RUN", "--trust-remote-code", "--json"],
     "report": ["RUN", "--json"],
+    "serve": [
+        *("MODEL", "--task", "--name", "--host", "--port", "--socket", "--stream-port", "--key-file", "--key-env"),
+        *("--tls-cert", "--tls-key", "--calibrate", "--bf16", "--limit", "--trust-remote-code", "--json"),
+    ],
 }
 GLOBAL = ["--traceback", "--version"]
 

@@ -255,10 +255,8 @@ def joined(frames: Sequence[Frame]) -> Frame:
 
 
 def _finish(waiting: _Waiting, result: Any) -> None:
-    try:
+    with contextlib.suppress(InvalidStateError):  # taken back in the meantime
         waiting.future.set_result(result)
-    except InvalidStateError:
-        pass  # taken back in the meantime
 
 
 def _fail(waiting: _Waiting, no: Refused) -> None:

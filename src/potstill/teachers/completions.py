@@ -1,5 +1,5 @@
 """`/v1/completions` as the OpenAI interface has it, with `prompt_logprobs` as vLLM has it: for tools that speak nothing
-else. Text is generated one prompt after the other; who wants many answers from a large model runs an engine made for it.
+else. Text is generated one prompt after the other; who wants much text from a large model runs an engine made for it.
 """
 
 from __future__ import annotations

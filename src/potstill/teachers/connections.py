@@ -1,6 +1,6 @@
 """Connections that an honest client does not make: idle, slower than its headers, or too many.
 
-uvicorn bounds requests, not connections: one that never finishes its headers, or never reads its answer, stays for ever.
+uvicorn bounds requests, not connections: one that never finishes its headers, or never reads its answer, stays.
 Whoever comes when all places are taken gets the place of the one that has been idle longest, so a flood of silent
 connections does not lock out who asks.
 """

@@ -210,6 +210,6 @@ def _refuse_large(batch: Batch, packing: Packing, facts: Facts, limits: Limits) 
     if size > limits.max_reply_bytes:
         raise Refused(
             413,
-            f"the answer would have {size:,} bytes and at most {limits.max_reply_bytes:,} are sent: ask for last states "
-            "or top-k in place of whole logits, or in smaller batches",
+            f"the answer would have {size:,} bytes and at most {limits.max_reply_bytes:,} are sent: ask for last "
+            "states or top-k in place of whole logits, or in smaller batches",
         )

@@ -66,8 +66,8 @@ class TeacherSettings(Settings):
 
     @model_validator(mode="after")
     def elsewhere_is_elsewhere(self) -> "TeacherSettings":
-        """Addresses are addresses, and what is set for them has a use. A recipe may come from anybody: it may not choose
-        which of this machine's files and variables is sent to an address of its choice."""
+        """Addresses are addresses, and what is set for them has a use. A recipe may come from anybody: it may not
+        choose which of this machine's files and variables is sent to an address of its choice."""
         for url in self.urls:
             if (wrong := refuse_bad_url(url)) is not None:
                 raise ValueError(f"urls: {redact(url)[:80]!r} {wrong}")

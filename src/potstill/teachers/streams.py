@@ -51,9 +51,7 @@ class Streams:
                 path.unlink()
             listening.bind(str(path))
         except OSError as error:
-            raise InputError(
-                f"{path}: no socket can be made there ({error.strerror}); name another --socket"
-            ) from error
+            raise InputError(f"{path}: no socket can be made ({error.strerror}); name another --socket") from error
         finally:
             os.umask(before)
         self._listen(listening, None)

@@ -32,7 +32,7 @@ GREETING = b"potstill stream 1"
 _NONCE, _PROOF = 32, 32
 _OPENING = struct.Struct("<32s32sQ")  # proof of the key, a nonce of our own, bytes of shared memory (0: none)
 SOCKET_BUFFER = 4 * 2**20
-# Anonymous files that can be sealed are Linux's. The seals: an area that shrank under its reader would kill it (SIGBUS).
+# Anonymous files that can be sealed are Linux's. The seals: an area that shrinks under its reader kills it by SIGBUS.
 SHARES = sys.platform == "linux"
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL if SHARES else 0
 

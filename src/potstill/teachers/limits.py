@@ -21,8 +21,8 @@ class Limits(Settings):
     max_reply_bytes: whole logits of a large vocabulary are what this is for. max_concurrent: requests read and answered
     at once. max_queued, max_queued_tokens: questions and tokens waiting for the model. max_connections: open HTTP
     connections; beyond that the longest idle one is closed. max_streams: open streams. max_batch_tokens: padded tokens
-    of one forward pass. deadline_s: from the first byte of a question to the last of its answer. idle_s: a connection that
-    has not finished its request line and headers, or a stream that has not finished its handshake, is closed.
+    of one forward pass. deadline_s: from the first byte of a question to the last of its answer. idle_s: a connection
+    that has not finished its request line and headers, or a stream that has not finished its handshake, is closed.
     """
 
     max_body_bytes: Positive = 4 * 2**20

@@ -160,7 +160,12 @@ class RemoteTeacher:
             return self._head
 
     def _fetch(self, sha256: str) -> Frame:
-        return self._asked(Frame("fetch-head", {"sha256": sha256}), lambda frame: frame)
+        """A copy: the head stays, and what came over a stream lies where the next answer will."""
+
+        def copied(frame: Frame) -> Frame:
+            return Frame(frame.kind, frame.meta, {name: tensor.clone() for name, tensor in frame.tensors.items()})
+
+        return self._asked(Frame("fetch-head", {"sha256": sha256}), copied)
 
     def _work(self, batch: Batch, want: Want, packing: Packing, future: Future[Signal]) -> None:
         with self._slots:

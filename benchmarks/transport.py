@@ -3,8 +3,8 @@
     python benchmarks/transport.py
 
 A message is a whole frame of last states, asked for, sent, received and decoded as in a run; the receiver ends with a
-tensor that it can read. Beside them stand one copy in memory of the same bytes, and a bare TCP socket that receives into
-a buffer it keeps. All ways take turns; medians. Results also go to benchmarks/results/transport.json.
+tensor that it can read. Beside them stand one copy in memory of the same bytes, and a bare TCP socket that receives
+into a buffer it keeps. All ways take turns; medians. Results also go to benchmarks/results/transport.json.
 """
 
 from __future__ import annotations

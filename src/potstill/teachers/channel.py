@@ -8,7 +8,7 @@ import json
 import ssl
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import httpx
 
@@ -32,6 +32,7 @@ class Denied(Exception):
     """Asking again changes nothing: a wrong key, another teacher at this address, too large a question."""
 
 
+@runtime_checkable
 class Channel(Protocol):
     """One frame out, one frame back. Raises Unanswered, Denied, or SignalError for an answer that is no frame."""
 

@@ -2,8 +2,8 @@
 
 Delays follow "full jitter" (Brooker, AWS Architecture Blog 2015, "Exponential Backoff And Jitter"): uniform between 0
 and a bound that doubles with each failure in a row, so that students who failed together do not come back together.
-What a teacher says in Retry-After is waited in full. After some failures in a row its breaker opens: it is then asked who it
-is, and nothing else, until it answers.
+What a teacher says in Retry-After is waited in full. After some failures in a row its breaker opens: it is then asked
+who it is, and nothing else, until it answers.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import contextlib
 import json
 import ssl
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import httpx
@@ -52,7 +52,7 @@ class Address:
     trust in place of the system's."""
 
     url: str
-    key: str
+    key: str = field(repr=False)
     limit: int = 2**30
     shared_bytes: int = 2**26
     ca: str | None = None

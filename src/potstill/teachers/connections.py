@@ -61,4 +61,5 @@ def _at_work(one: Any) -> bool:
 
 def _drop(one: Any, metrics: Metrics) -> None:
     metrics.add("connections_dropped_total")
+    one.connections.discard(one)  # at once: the transport says later that it is gone, and it must not be chosen twice
     one.transport.abort()

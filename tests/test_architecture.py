@@ -34,6 +34,8 @@ FLOORS = {
     "folder": 4,
     "assemble": 5,
     "bench": 4.5,
+    "replay": 4.7,
+    "elsewhere": 4.7,
     "stage": 5.5,
     "measure": 5.5,
     "publish": 5.5,

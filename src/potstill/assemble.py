@@ -9,36 +9,30 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from potstill.bench import Bench
 from potstill.config import StageSettings
 from potstill.core.batch import Batch
 from potstill.core.errors import DataError, SignalError
 from potstill.core.example import Example
-from potstill.core.protocols import BatchSource, Forward, Teacher
+from potstill.core.protocols import Forward, Teacher
 from potstill.core.signal import Outputs, Voice, Want
 from potstill.data.encoded import Encoded
 from potstill.data.order import in_order
 from potstill.data.prepare import Prepared, Split
+from potstill.elsewhere import remote
 from potstill.evaluate.choosing import classifier_scores, language_model_scores
 from potstill.evaluate.predictions import predict, predict_tokens
-from potstill.students.fingerprint import tokenizer_sha256
+from potstill.replay import replayed
 from potstill.students.inherit import make_student
 from potstill.students.load import LoadedModel, load_model, load_tokenizer
 from potstill.students.pooled import config_of, positions_of
 from potstill.students.probe import fit_probe
-from potstill.students.record import ModelRecord
 from potstill.students.settings import ModelSettings, StudentSettings
 from potstill.students.taps import install_head, outputs, pooled_features
-from potstill.teachers.ahead import Ahead
 from potstill.teachers.cache import AnswerCache
-from potstill.teachers.channel import Address
 from potstill.teachers.ensemble import Ensemble, kept_members
-from potstill.teachers.keys import read_keys
 from potstill.teachers.local import LocalTeacher
-from potstill.teachers.remote import RemoteTeacher, Terms
-from potstill.teachers.settings import TeacherSettings
 from potstill.train.precision import has_native_bf16
 
 # scikit-learn's C for features of unit length; 3 was best in cross-validation on the demo's labelled
@@ -119,15 +113,18 @@ def teacher(bench: Bench, stage: StageSettings, prepared: Prepared, place: Path)
     bf16 = has_native_bf16() if settings.bf16 == "auto" else settings.bf16
     members: list[LocalTeacher] = []
     read: list[Prepared] = []
+    models: list[LoadedModel] = []
     for named in settings.models:
         loaded, own = model(bench, named)
         members.append(local(loaded, own, bf16=bf16))
         read.append(own)
+        models.append(loaded)
     elsewhere = remote(bench, settings) if settings.urls else None
     weights = settings.weights or (1.0,) * (len(members) + (elsewhere is not None))
     if settings.drop_above is not None:
         kept = keep_members(bench, settings.drop_above, members, read)
         members, read = [members[position] for position in kept], [read[position] for position in kept]
+        models = [models[position] for position in kept]
         weights = tuple(weights[position] for position in kept)
     speakers: list[Teacher] = list(members)
     if settings.cache:
@@ -137,6 +134,13 @@ def teacher(bench: Bench, stage: StageSettings, prepared: Prepared, place: Path)
             "the teacher and the student have different tokenizers, so they cannot read one batch: set teacher.cache: "
             "true (classifiers), or keep the student's vocabulary"
         )
+    elif settings.store is not None:
+        asked = rows_of(stage, prepared)
+        kept = {  # by voice: a model that is named twice writes to one store
+            one.voice: replayed(bench, stage, one, loaded, asked, prepared.collate, place, bf16=bf16)
+            for one, loaded in {one.voice: (one, loaded) for one, loaded in zip(members, models, strict=True)}.values()
+        }
+        speakers = [kept[one.voice] for one in members]
     if elsewhere is not None:
         speakers.append(remembered(bench, elsewhere, prepared, place) if settings.cache else elsewhere)
     if len(speakers) == 1:
@@ -174,64 +178,6 @@ def scores(bench: Bench, answer: Forward, prepared: Prepared, split: Split) -> d
     if bench.recipe.task == "classify":
         return classifier_scores(predict(answer, batches))
     return language_model_scores(predict_tokens(answer, batches))
-
-
-def remote(bench: Bench, settings: TeacherSettings) -> RemoteTeacher:
-    """A teacher that is served elsewhere; its origin, as it states it, is noted for the ledger."""
-    key = read_keys(file=settings.key_file, variable=settings.key_env)[0]
-    terms = Terms(
-        form=settings.form,
-        prefetch=settings.prefetch,
-        timeout_s=settings.timeout_s,
-        refuse_after=settings.refuse_after,
-        give_up_after_s=settings.give_up_after_s,
-    )
-    found = RemoteTeacher(
-        [Address(url, key, ca=settings.ca) for url in settings.urls],
-        terms,
-        task=bench.recipe.task,
-        heads=bench.folder.root / "heads",
-        weights=settings.url_weights,
-        poll=bench.stop.check,
-    )
-    bench.say(f"the teacher is {found.facts['model']} ({found.voice.teacher}), elsewhere")
-    origin, identity = dict(found.facts.get("origin") or {}), found.identity
-    bench.records[settings.urls[0]] = ModelRecord(
-        source=str(origin.get("source", "unknown")),
-        display_name=str(found.facts["model"]),
-        revision=str(origin.get("revision", "unknown")),
-        licence=str(origin.get("licence", "unknown")),
-        folder=None,
-        weights_sha256=identity.weights,
-        tokenizer_sha256=identity.tokenizer,
-        vocabulary_size=identity.vocabulary_size,
-        parameters=0,
-        architecture="served elsewhere",
-    )
-    return found
-
-
-def same_tokenizer(bench: Bench, settings: TeacherSettings | None, tokenizer: PreTrainedTokenizerBase) -> None:
-    """A teacher elsewhere reads the student's tokens, so they must be its own. Raises SignalError with both hashes."""
-    if settings is None or not settings.urls:
-        return
-    theirs, ours = bench.records[settings.urls[0]].tokenizer_sha256, tokenizer_sha256(tokenizer)
-    if theirs != ours:
-        raise SignalError(
-            f"the teacher at {settings.urls[0]} has tokenizer {theirs[:16]} and the student has {ours[:16]}: its "
-            "answers would be about other tokens; take a student with the teacher's tokenizer, and keep its vocabulary"
-        )
-
-
-def looked_ahead(source: BatchSource, teacher: Teacher | None, want: Want, prefetch: int) -> BatchSource:
-    """The source, with a teacher elsewhere asked about its batches before they are learnt from."""
-    if not isinstance(teacher, RemoteTeacher) or not prefetch:
-        return source
-    return Ahead(source, prefetch, partial(_expect, teacher, want), teacher.forget)
-
-
-def _expect(teacher: RemoteTeacher, want: Want, batch: Batch) -> None:
-    teacher.expect(batch, want)
 
 
 def remembered(bench: Bench, one: Teacher, prepared: Prepared, place: Path) -> AnswerCache:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from potstill.train.stop import StopFlag
 @dataclass(slots=True)
 class Bench:
     """One run at work. products: finished stages by name. records: of the models loaded so far, by their name in the
-    recipe. say: tells a person what happens now, on stderr and in the log."""
+    recipe. closing: what a training leaves open. say: tells a person what happens now, on stderr and in the log."""
 
     recipe: Recipe
     folder: RunFolder
@@ -29,6 +30,7 @@ class Bench:
     products: dict[str, Path] = field(default_factory=dict)
     records: dict[str, ModelRecord] = field(default_factory=dict)
     read: dict[str, Prepared] = field(default_factory=dict)
+    closing: ExitStack = field(default_factory=ExitStack)
 
     def data(self, tokenizer: PreTrainedTokenizerBase) -> Prepared:
         """The recipe's data under this tokenizer; read once for each tokenizer and template."""

@@ -111,6 +111,7 @@ class Recipe(Settings):
                 *(found for stage in stages for found in rules.reference_rules(stage)),
                 *(found for stage in stages for found in rules.task_rules(self.task, stage)),
                 *(found for stage in stages for found in rules.validation_rules(self.data, stage)),
+                *(found for stage in stages for found in rules.store_rules(self.task, stage)),
                 *rules.data_rules(self.task, self.data),
                 *rules.label_rules(self.task, self.data, stages),
                 *rules.artefact_rules(self.export.name),

@@ -67,7 +67,7 @@ def write_file(path: Path, data: bytes) -> None:
         os.close(file)
 
 
-def write_all(file: int, data: bytes) -> None:
+def write_all(file: int, data: bytes | memoryview) -> None:
     """`os.write` may take a part only."""
     view = memoryview(data)
     while view:

@@ -244,15 +244,34 @@ def artefact_rules(name: str | None) -> Iterable[Contradiction]:
 
 def place_rules(output_dir: str | None) -> Iterable[Contradiction]:
     """A recipe may come from anybody, so its folder lies below the working directory; the command line may name any."""
-    if output_dir is None:
+    if output_dir is not None:
+        yield from _below_here(output_dir, ("output_dir",), "use --output-dir for any other")
+
+
+def store_rules(task: Task, stage: Stage) -> Iterable[Contradiction]:
+    """Signals are kept where rows are the same in every pass and are many positions long, in a form that fits."""
+    teacher = stage.training.teacher
+    if teacher is None or teacher.store is None:
         return
-    parts = re.split(r"[/\\]", output_dir)
-    if not output_dir.strip() or "\0" in output_dir or output_dir.startswith("~") or not parts[0] or ":" in parts[0]:
-        reason = f"{output_dir[:60]!r} is not a folder below the working directory; use --output-dir for any other"
-        yield Contradiction(("output_dir",), reason)
+    path, store = (*stage.path, "teacher", "store"), teacher.store
+    if task != "causal-lm":
+        reason = f"keeps the signals of task causal-lm; this task is {task}"
+        yield Contradiction(path, reason + ("; use teacher.cache" if task == "classify" else ", which masks rows anew"))
+    if store.form == "top-k" and stage.training.objective.top_k is None:
+        yield Contradiction((*path, "form"), "`top-k` needs objective.top_k: how many entries are kept")
+    if store.form == "top-k" and len(teacher.models) > 1:
+        reason = "`top-k` of several teachers cannot be averaged; keep last states or logits"
+        yield Contradiction((*path, "form"), reason)
+    if store.path is not None:
+        yield from _below_here(store.path, (*path, "path"), "move or link the store there")
+
+
+def _below_here(place: str, path: Path, otherwise: str) -> Iterable[Contradiction]:
+    parts = re.split(r"[/\\]", place)
+    if not place.strip() or "\0" in place or place.startswith("~") or not parts[0] or ":" in parts[0]:
+        yield Contradiction(path, f"{place[:60]!r} is not a folder below the working directory; {otherwise}")
     elif ".." in parts:
-        reason = f"{output_dir[:60]!r} leaves the working directory with `..`; use --output-dir for such a folder"
-        yield Contradiction(("output_dir",), reason)
+        yield Contradiction(path, f"{place[:60]!r} leaves the working directory with `..`; {otherwise}")
 
 
 def control_rules(task: Task, data: DataSettings, controls: Sequence[str], last: Training) -> Iterable[Contradiction]:

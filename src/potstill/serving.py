@@ -16,14 +16,14 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from potstill.core.batch import Batch
-from potstill.core.errors import InputError, ModelError
-from potstill.core.shapes import StatesBLD
-from potstill.core.signal import DenseLogits, HeadedStates, HiddenStates, OutputHead, Signal, Want
+from potstill.core.errors import InputError
+from potstill.core.protocols import Teacher
+from potstill.core.signal import HeadedStates, Outputs, Voice, Want
 from potstill.core.task import Task
 from potstill.students.load import LoadedModel, load_model
 from potstill.students.pooled import config_of, positions_of
 from potstill.students.settings import ModelSettings
-from potstill.students.taps import last_hidden, outputs
+from potstill.students.taps import outputs
 from potstill.teachers.batching import Batching
 from potstill.teachers.completions import Completions
 from potstill.teachers.connections import guarded, sweep
@@ -33,14 +33,17 @@ from potstill.teachers.identity import Identity
 from potstill.teachers.int8 import channel_scales
 from potstill.teachers.keys import KeyRing
 from potstill.teachers.limits import Limits
+from potstill.teachers.local import LocalTeacher
 from potstill.teachers.metrics import Metrics
 from potstill.teachers.question import Facts
 from potstill.teachers.server import application
 from potstill.teachers.service import Service
+from potstill.teachers.speaking import SpeakingTeacher, identity_of, own_head, refuse_false_head
 from potstill.teachers.streams import Streams
 from potstill.train.stop import StopFlag
 
 CALIBRATION_ROW = 256
+PROBE_ROW = 8
 GRACE_S = 10
 
 
@@ -85,42 +88,6 @@ class Serving:
     limits: Limits = field(default_factory=Limits)
 
 
-@dataclass(frozen=True, slots=True)
-class ServedTeacher:
-    """The `Teacher` behind a service: last states where they are wanted, without ever making logits of them."""
-
-    loaded: LoadedModel
-    identity: Identity
-    head: OutputHead | None
-    bf16: bool = False
-
-    @property
-    def voice(self) -> Any:
-        """The voice of the identity."""
-        return self.identity.voice
-
-    def signal(self, batch: Batch, want: Want) -> Signal:
-        """Whatever is wanted, detached."""
-        module = self.loaded.module
-        device = next(module.parameters()).device.type
-        with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16, enabled=self.bf16):
-            if want.headed and not (want.hidden_layers or want.attention_layers):
-                return Signal(self.voice, self._headed(last_hidden(module, batch)))
-            layers = want.hidden_layers
-            asked = Want(hidden_layers=(*layers, -1) if want.headed else layers, attention_layers=want.attention_layers)
-            said = outputs(module, batch, asked)
-        hidden = None if said.hidden is None else dict(said.hidden.layers)
-        logits: DenseLogits | HeadedStates | None = DenseLogits(said.logits_BTV) if want.logits else None
-        if want.headed and hidden is not None:
-            logits = self._headed(hidden[-1])
-            hidden = {layer: states for layer, states in hidden.items() if layer in layers}
-        return Signal(self.voice, logits, HiddenStates(hidden) if layers and hidden else None, said.attentions)
-
-    def _headed(self, states_BLD: StatesBLD) -> HeadedStates:
-        assert self.head is not None, "forms of last states are offered only where there is a head"
-        return HeadedStates(states_BLD, self.head)
-
-
 def serve(serving: Serving, listening: Listening, keys: tuple[str, ...], *, say: Callable[[str], None]) -> None:
     """Serve until a signal. say: told each address once the service answers there.
 
@@ -163,16 +130,19 @@ def is_loopback(host: str) -> bool:
 def assembled(serving: Serving) -> Service:
     """Load the model and make everything that answers. Raises ModelError and what loading raises."""
     loaded = load_model(serving.model, task=serving.task, labels=None, trust_remote_code=serving.trust_remote_code)
-    head = output_head(loaded.module) if serving.task == "causal-lm" else None
-    identity = identity_of(loaded, serving.task, head)
-    teacher = ServedTeacher(loaded, identity, head, serving.bf16)
-    channels = None
-    if serving.calibration is not None:
-        if head is None:
-            raise InputError("--calibrate is for the last states of causal language models: leave it out")
-        channels = calibrated(loaded, serving.calibration)
-    frame = None if head is None else pack_head(head, identity, channels)
-    kept = None if frame is None else unpack_head(frame)
+    size = int(config_of(loaded.module).num_labels) if serving.task == "classify" else loaded.record.vocabulary_size
+    live = local_teacher(loaded, size, bf16=serving.bf16)
+    teacher: Teacher = live
+    identity = Identity(loaded.record.weights_sha256, loaded.record.tokenizer_sha256, size)
+    frame, kept, channels = None, None, None
+    if serving.task == "causal-lm":
+        identity, speaking = identity_of(loaded), SpeakingTeacher(live, own_head(loaded.module), bf16=serving.bf16)
+        refuse_false_head(speaking, probe_batch(size))
+        channels = None if serving.calibration is None else calibrated(speaking, loaded.tokenizer, serving.calibration)
+        teacher, frame = speaking, pack_head(speaking.head, identity, channels)
+        kept = unpack_head(frame)
+    elif serving.calibration is not None:
+        raise InputError("--calibrate is for the last states of causal language models: leave it out")
     forms: tuple[Form, ...] = tuple(
         form
         for form, row in FORMS.items()
@@ -192,30 +162,6 @@ def assembled(serving: Serving) -> Service:
     return Service(facts, batching, serving.limits, metrics, frame, completions)
 
 
-def output_head(module: nn.Module) -> OutputHead:
-    """The head of a causal language model, as its own config scales and caps it. Raises ModelError without one."""
-    linear = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
-    if not isinstance(linear, nn.Linear):
-        raise ModelError(f"{type(module).__name__} has no linear head over its last states: name another --task")
-    config = config_of(module).get_text_config()
-    scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
-    softcap = getattr(config, "final_logit_softcapping", None)
-    bias = None if linear.bias is None else linear.bias.detach()
-    return OutputHead(linear.weight.detach(), bias, float(scale), None if softcap is None else float(softcap))
-
-
-def identity_of(loaded: LoadedModel, task: Task, head: OutputHead | None) -> Identity:
-    """Who a loaded model is, as its frames say it."""
-    record = loaded.record
-    config = config_of(loaded.module)
-    size = config.num_labels if task == "classify" else record.vocabulary_size
-    if head is None:
-        return Identity(record.weights_sha256, record.tokenizer_sha256, int(size))
-    norm = next((part for part in reversed(list(loaded.module.modules())) if "Norm" in type(part).__name__), None)
-    named = "" if norm is None else f"{type(norm).__name__}({norm.extra_repr()})"[:200]
-    return Identity(record.weights_sha256, record.tokenizer_sha256, int(size), named, head.scale, head.softcap)
-
-
 def ends_of(module: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """The tokens at which a text ends, by the model's generation settings, else its tokenizer's."""
     found = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
@@ -223,22 +169,38 @@ def ends_of(module: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[
     return frozenset([found] if isinstance(found, int) else found or ())
 
 
-def calibrated(loaded: LoadedModel, text: Path) -> torch.Tensor:
+def local_teacher(loaded: LoadedModel, size: int, *, bf16: bool) -> LocalTeacher:
+    """The model as it speaks in this process."""
+
+    def answer(batch: Batch, want: Want) -> Outputs:
+        with torch.autocast(next(loaded.module.parameters()).device.type, dtype=torch.bfloat16, enabled=bf16):
+            return outputs(loaded.module, batch, want)
+
+    return LocalTeacher(answer, Voice(loaded.record.fingerprint, size), loaded.module)
+
+
+def probe_batch(size: int) -> Batch:
+    """One row of tokens from all over the vocabulary, asked about everywhere."""
+    tokens = torch.linspace(0, size - 1, PROBE_ROW).long()[None]
+    ones = torch.ones(tokens.shape)
+    return Batch(("",), tokens, ones.bool(), torch.zeros_like(tokens), {"soft": ones, "hard": ones})
+
+
+def calibrated(teacher: SpeakingTeacher, tokenizer: PreTrainedTokenizerBase, text: Path) -> torch.Tensor:
     """The width of each channel over a text. Raises InputError when it cannot be read or is too short to tell."""
     try:
-        tokens = loaded.tokenizer(text.read_text(encoding="utf-8"))["input_ids"]
+        tokens = tokenizer(text.read_text(encoding="utf-8"))["input_ids"]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{text}: the text for --calibrate cannot be read ({error})") from error
     if len(tokens) < CALIBRATION_ROW:
         raise InputError(f"{text} has {len(tokens)} tokens, and --calibrate needs at least {CALIBRATION_ROW}")
-    rows = torch.tensor(tokens[: 64 * CALIBRATION_ROW])
-    rows = rows[: len(rows) // CALIBRATION_ROW * CALIBRATION_ROW].reshape(-1, CALIBRATION_ROW)
-    zeros = torch.zeros(1, CALIBRATION_ROW)
+    rows, ones = torch.tensor(tokens[: 32 * CALIBRATION_ROW]).split(CALIBRATION_ROW), torch.ones(1, CALIBRATION_ROW)
     states = []
-    with torch.no_grad():
-        for row in rows:
-            whole = torch.ones(1, CALIBRATION_ROW, dtype=torch.bool)
-            states.append(last_hidden(loaded.module, Batch(("",), row[None], whole, zeros.long(), {"soft": zeros}))[0])
+    for row in rows[: len(tokens) // CALIBRATION_ROW]:
+        batch = Batch(("",), row[None], ones.bool(), row[None], {"soft": ones, "hard": ones})
+        said = teacher.signal(batch, Want(logits=False, headed=True)).logits
+        assert isinstance(said, HeadedStates), "last states were asked for"
+        states.append(said.states_BTD[0])
     return channel_scales(torch.cat(states))
 
 

@@ -16,6 +16,7 @@ from potstill.core.protocols import Forward
 from potstill.data.order import Batches
 from potstill.data.prepare import Prepared
 from potstill.durable import writing
+from potstill.elsewhere import looked_ahead, same_tokenizer
 from potstill.objectives.logits import Hinton
 from potstill.students.freeze import freeze, names_of
 from potstill.students.load import LoadedModel
@@ -37,7 +38,8 @@ def run_stage(bench: Bench, stage: StageSettings, *, steps: int | None = None) -
     if not (place / DONE).exists():
         bench.say(f"stage {stage.name}")
         made, prepared = assemble.student(bench, stage.student)
-        result = None if steps == 0 else learn(bench, stage, made, prepared, place, steps)
+        with bench.closing:
+            result = None if steps == 0 else learn(bench, stage, made, prepared, place, steps)
         with writing(place / REJECTS):
             prepared.quarantine.write(place / REJECTS)
         aside = place / "model.partial"
@@ -70,7 +72,7 @@ def learn(
         rows, prepared.collate, settings.per_device_train_batch_size, bench.recipe.seed, settings.group_by_length
     )
     evaluated, objective = prepared.validation, Hinton(stage.objective)
-    assemble.same_tokenizer(bench, stage.teacher, made.tokenizer)
+    same_tokenizer(bench, stage.teacher, made.tokenizer)
     voice = {"teacher": teacher.voice.teacher} if stage.teacher and stage.teacher.urls and teacher else {}
     prefetch = stage.teacher.prefetch if stage.teacher else 0
     plan = TrainPlan(
@@ -87,7 +89,7 @@ def learn(
         module=module,
         forward=answer,
         objective=objective,
-        source=assemble.looked_ahead(source, teacher, objective.want(), prefetch),
+        source=looked_ahead(source, teacher, objective.want(), prefetch),
         teacher=teacher,
         evaluate=None if evaluated is None else lambda: assemble.scores(bench, answer, prepared, evaluated),
         head=names_of(module, "head"),

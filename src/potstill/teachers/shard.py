@@ -21,8 +21,9 @@ from jaxtyping import Int
 
 from potstill.core.errors import SignalError
 from potstill.durable import sha256
+from potstill.teachers.framing import PREFIX
 from potstill.teachers.manifest import Sealed
-from potstill.teachers.wire import PREFIX, Frame, decode, encode, frame_length
+from potstill.teachers.wire import Frame, decode, encode, frame_length
 
 RECORD, INDEX = "row", "index"
 _KEY = re.compile(r"[0-9a-f]{32}")

@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import re
-import struct
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,10 +20,8 @@ import torch
 from torch import Tensor
 
 from potstill.core.errors import SignalError
+from potstill.teachers.framing import ALIGNMENT, MAGIC, PREFIX, VERSION, aligned, body_bytes, header_of
 
-MAGIC, VERSION = b"PSTL", 1
-PREFIX = struct.Struct("<4sHHIQ")
-ALIGNMENT = 64
 LARGEST_HEADER = 1 << 20
 LARGEST_BODY = 1 << 32
 MOST_TENSORS, MOST_AXES = 1024, 8
@@ -124,7 +121,7 @@ def decode(buffer: bytes | bytearray | memoryview, *, limit: int = LARGEST_BODY)
         if end > length:
             raise SignalError(f"the frame ends before its tensor `{name}` {shape}: {_AGAIN}")
         tensors[name] = _tensor(view[at:end], dtype, shape)
-        at = end + -(end - at) % ALIGNMENT
+        at += aligned(end - at)
     if at != length:
         raise SignalError(f"the frame holds {length - at:,} bytes that belong to no tensor: {_AGAIN}")
     return Frame(header["kind"], header["meta"], tensors)
@@ -139,24 +136,21 @@ def _tensor(view: memoryview, dtype: torch.dtype, shape: list[int]) -> Tensor:
 
 
 def _header(frame: Frame) -> tuple[bytes, int]:
-    """The JSON, filled with spaces up to where the first tensor begins, and the length of the body."""
+    """The JSON with what fills it up, and the length of the body."""
     assert sys.byteorder == "little", "tensors travel as they lie in memory, little endian"
-    tensors, body = [], 0
+    listed = []
     for name, tensor in frame.tensors.items():
         if tensor.dtype not in _NAMES:
             raise SignalError(f"tensor `{name}` is {tensor.dtype}, which no frame carries: send {', '.join(DTYPES)}")
-        tensors.append([name, _NAMES[tensor.dtype], list(tensor.shape)])
-        body += tensor.nbytes + -tensor.nbytes % ALIGNMENT
-    values = {"kind": frame.kind, "meta": frame.meta, "tensors": tensors}
+        listed.append((name, _NAMES[tensor.dtype], list(tensor.shape)))
     try:
-        text = json.dumps(values, allow_nan=False, separators=(",", ":")).encode()
+        text = header_of(frame.kind, frame.meta, listed)
     except (ValueError, TypeError) as error:
         raise SignalError(f"a frame's header must be JSON ({error}): send other values") from error
-    text += b" " * (-(PREFIX.size + len(text)) % ALIGNMENT)
     if len(text) > LARGEST_HEADER:
         raise SignalError(f"a header of {len(text):,} bytes, at most {LARGEST_HEADER:,} are allowed: send fewer rows")
-    _checked(values)
-    return text, body
+    _checked({"kind": frame.kind, "meta": frame.meta, "tensors": [list(entry) for entry in listed]})
+    return text, body_bytes(listed)
 
 
 def _parsed(raw: bytes) -> dict[str, Any]:

@@ -19,16 +19,17 @@ from typing import Any
 
 from potstill.core.batch import Batch
 from potstill.core.errors import SignalError, TeacherAway, TeacherError
-from potstill.core.signal import DenseLogits, HeadedStates, Signal, Voice, Want
+from potstill.core.signal import Signal, Voice, Want
 from potstill.core.task import Task
 from potstill.teachers.channel import Address, Channel, Denied, Unanswered
 from potstill.teachers.codec import unpack
 from potstill.teachers.forms import FORMS, Form
-from potstill.teachers.head import HeadShelf, KeptHead, logits_of
+from potstill.teachers.head import HeadShelf, KeptHead
 from potstill.teachers.identity import Identity
 from potstill.teachers.packing import Packing
 from potstill.teachers.pool import Pool, Source
 from potstill.teachers.question import ask
+from potstill.teachers.stored import as_wanted
 from potstill.teachers.wire import Frame
 
 _LOOK = 0.1  # seconds between two looks at the stop flag
@@ -103,7 +104,7 @@ class RemoteTeacher:
         future: Future[Signal] = Future()
         self._sent[id(batch)] = (batch, want, future)
         packing = self.packing(want)
-        work = threading.Thread(target=self._work, args=(batch, want, packing, future), daemon=True, name="ask")
+        work = threading.Thread(target=self._work, args=(batch, packing, future), daemon=True, name="ask")
         work.start()
 
     def forget(self) -> None:
@@ -124,9 +125,10 @@ class RemoteTeacher:
         while True:
             self._poll()
             try:
-                return future.result(timeout=_LOOK)
+                signal = future.result(timeout=_LOOK)
             except Late:
                 continue
+            return as_wanted(signal, batch, want)
 
     def close(self) -> None:
         """Ask no more, and hang up."""
@@ -167,18 +169,17 @@ class RemoteTeacher:
 
         return self._asked(Frame("fetch-head", {"sha256": sha256}), copied)
 
-    def _work(self, batch: Batch, want: Want, packing: Packing, future: Future[Signal]) -> None:
+    def _work(self, batch: Batch, packing: Packing, future: Future[Signal]) -> None:
         with self._slots:
             if future.cancelled():
                 return
             try:
                 frame = ask(batch, packing)
                 signal = self._asked(frame, lambda reply: self._read(reply, batch, packing), future.cancelled)
-                result: Signal | None = _as_wanted(signal, want)
             except BaseException as error:  # whoever waits for the future must hear of it, whatever it is
                 _settle(future, error=error)
             else:
-                _settle(future, result=result)
+                _settle(future, result=signal)
 
     def _read(self, reply: Frame, batch: Batch, packing: Packing) -> Signal:
         """The signal in an answer. Another voice does not turn into ours by asking again: that ends the run."""
@@ -298,16 +299,6 @@ def _different(ours: Identity, theirs: Identity, place: str) -> str:
     except SignalError as error:
         return str(error)
     return f"{place} is by another teacher"
-
-
-def _as_wanted(signal: Signal, want: Want) -> Signal:
-    """Last states become whole logits here where the objective reads nothing else."""
-    said = signal.logits
-    if isinstance(said, HeadedStates) and not want.headed:
-        return Signal(
-            signal.voice, DenseLogits(logits_of(said.states_BTD, said.head)), signal.hidden, signal.attentions
-        )
-    return signal
 
 
 def _drop(channel: Channel | None) -> None:

@@ -1,4 +1,4 @@
-"""`potstill serve` and `potstill run` as users start them: two processes, one key, and a student that learns the same."""
+"""`potstill serve` and `potstill run` as users start them: two processes, one key, a student that learns the same."""
 
 import json
 import os

@@ -2,13 +2,13 @@
 
     python benchmarks/overlap.py [--steps 6] [--rounds 5]
 
-SmolLM2-135M-Instruct teaches a student with half of its blocks on packed prose. Four things take turns, each over the same
-batches: the student alone, with signals that are in memory; the teacher alone, in this process; the student with the
-teacher served by another process on this machine, over each way; and the student with the signals read from a store.
-Each process has one thread. A block of steps begins with nothing asked ahead, so the first wait is in its time.
+SmolLM2-135M-Instruct teaches a student with half of its blocks on packed prose. Four things take turns, each over the
+same batches: the student alone, with signals that are in memory; the teacher alone, in this process; the student with
+the teacher served by another process on this machine, over each way; and the student with the signals read from a
+store. Each process has one thread. A block of steps begins with nothing asked ahead, so the first wait is in its time.
 
-Goals: elsewhere at most 1.05 of the sum of the two computations; from a store at most 1.05 of the student alone. Results
-also go to benchmarks/results/overlap.json.
+Goals: elsewhere at most 1.05 of the sum of the two computations; from a store at most 1.05 of the student alone.
+Results also go to benchmarks/results/overlap.json.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ class InMemory:
         self._said = {id(batch): teacher.signal(batch, Want(logits=False, headed=True)) for batch in batches}
 
     def signal(self, batch: Batch, want: Want) -> Signal:
+        """As it was kept."""
         return as_wanted(self._said[id(batch)], batch, want)
 
 
@@ -74,13 +75,16 @@ class Given:
         self._batches, self._at = list(batches), 0
 
     def next(self) -> Batch:
+        """The next of the list."""
         self._at += 1
         return self._batches[self._at - 1]
 
     def state(self) -> dict[str, int]:
+        """Its place."""
         return {"at": self._at}
 
     def restore(self, state: Any) -> None:
+        """Back to a place."""
         self._at = state["at"]
 
 
@@ -95,6 +99,7 @@ class Student:
         self.optimiser, self.folder = build_optimiser(self.module, self.settings), folder
 
     def steps(self, teacher: Teacher, source: Any, number: int) -> None:
+        """As the loop takes them, without what is between them."""
         plan = TrainPlan(
             settings=self.settings,
             folder=self.folder,

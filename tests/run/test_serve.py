@@ -155,26 +155,31 @@ def test_without_a_key_nothing_is_served(materials, tmp_path):
     assert "fewer than 16" in said
 
 
-def test_what_cannot_be_served_is_refused_in_a_sentence(materials, tmp_path):
-    for words, reason in (
-        ((tmp_path / "none",), "none"),
-        ((materials.decoder, "--task", "poetry"), "--task poetry"),
-        ((materials.decoder, "--tls-cert", tmp_path / "c.pem"), "--tls-key"),
-        ((materials.decoder, "--limit", "max_bodies=1"), "max_body_bytes"),
-        ((materials.decoder, "--limit", "deadline_s=-1"), "deadline_s"),
-        ((materials.decoder, "--calibrate", tmp_path / "none.txt"), "--calibrate"),
-    ):
-        code, said = refused(*words, POTSTILL_KEY=KEY)
-        assert code == 2, (words, said)
-        assert reason in said
-        assert KEY not in said
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("{0}/none",), "none"),
+        (("{1}", "--task", "poetry"), "--task poetry"),
+        (("{1}", "--tls-cert", "{0}/c.pem"), "--tls-key"),
+        (("{1}", "--limit", "max_bodies=1"), "max_body_bytes"),
+        (("{1}", "--limit", "deadline_s=-1"), "deadline_s"),
+        (("{1}", "--calibrate", "{0}/none.txt"), "--calibrate"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_in_a_sentence(materials, tmp_path, words, reason):
+    code, said = refused(*(word.format(tmp_path, materials.decoder) for word in words), POTSTILL_KEY=KEY)
+    assert code == 2, said
+    assert reason in said
+    assert KEY not in said
 
 
 def test_tls_by_files(materials, tmp_path, keyed):
     certificate, private = tmp_path / "c.pem", tmp_path / "k.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
-        + ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(private), "-out", str(certificate)],
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"),
+            *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(private), "-out", str(certificate)),
+        ],
         check=True,
         capture_output=True,
     )

@@ -19,7 +19,7 @@ from tests.teachers import faults
 from tests.teachers.served import Served, identity, remote, service_of
 from tests.train import tiny_run
 
-STEPS = int(os.environ.get("POTSTILL_CHAOS_STEPS", "60"))
+STEPS = int(os.environ.get("POTSTILL_CHAOS_STEPS", "48"))
 
 
 class EchoElsewhere:

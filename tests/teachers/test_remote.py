@@ -312,4 +312,4 @@ def test_the_key_is_in_no_message(tmp_path):
     with pytest.raises(TeacherAway) as caught:
         teacher.signal(BATCH, Want())
     assert KEY not in str(caught.value)
-    assert KEY not in repr(teacher._pool.sources)
+    assert KEY not in repr(teacher._asking.pool.sources)

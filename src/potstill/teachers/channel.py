@@ -17,7 +17,7 @@ from potstill.teachers.transport import SHARES, Stream, StreamClosed, connect, g
 from potstill.teachers.wire import PREFIX, Frame, decode, encode, frame_length
 
 FRAME_TYPE = "application/x-potstill-frame"
-CONNECT_S = 10.0
+CONNECT_S = 4.0
 
 
 class Unanswered(Exception):

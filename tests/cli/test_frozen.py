@@ -20,6 +20,10 @@ FROZEN = {
     "export": ["RUN", "--trust-remote-code", "--json"],
     "report": ["RUN", "--json"],
     "write": ["FILE", "KEY.SUB=VALUE", "--output", "--json"],
+    "serve": [
+        *("MODEL", "--task", "--name", "--host", "--port", "--socket", "--stream-port", "--key-file", "--key-env"),
+        *("--tls-cert", "--tls-key", "--calibrate", "--bf16", "--limit", "--trust-remote-code", "--json"),
+    ],
 }
 GLOBAL = ["--traceback", "--version"]
 

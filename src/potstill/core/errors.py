@@ -5,6 +5,7 @@ A message has the cause, the place and the next step, because whoever reads it h
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -67,6 +68,18 @@ class RunError(PotstillError, RuntimeError):
 
 class NumbersError(RunError):
     """Losses or gradients that are not finite, more often than the run may skip."""
+
+
+class TeacherError(RunError):
+    """A teacher elsewhere cannot be learnt from: it denies, answers wrongly too often, or is another one now."""
+
+
+class TeacherAway(TeacherError):
+    """No teacher answers at the moment. wait: returns when one is back; it calls what it is handed while it waits."""
+
+    def __init__(self, message: str, wait: Callable[[Callable[[], None]], None]):
+        self.wait = wait
+        super().__init__(message)
 
 
 class CheckpointError(RunError):

@@ -10,14 +10,15 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 
-from potstill.core.errors import DiskError, InputError, NumbersError, RunError, Stopped
+from potstill.core.errors import DiskError, InputError, NumbersError, RunError, Stopped, TeacherAway
 from potstill.core.protocols import Observer
 from potstill.train.capture import restore_buffers
 from potstill.train.determinism import deterministic, restore_random_state
 from potstill.train.metrics import MetricsFile
 from potstill.train.optimise import schedule_factor, set_learning_rate, warmup_steps
+from potstill.train.pause import pause, save_between_steps
 from potstill.train.plan import TrainPlan, TrainResult
-from potstill.train.resume import Running, begin, boundary, return_to, save
+from potstill.train.resume import Running, begin, boundary, save
 from potstill.train.step import Bad, StepOutcome, take_step
 from potstill.train.stop import StopFlag
 
@@ -40,24 +41,21 @@ def train(plan: TrainPlan, *, flag: StopFlag, observers: Sequence[Observer] = ()
                 _between_steps(running)
                 if _finished(running):
                     break
-                _advance(running, flag)
+                try:
+                    _advance(running, flag)
+                except TeacherAway as away:
+                    pause(running, away, poll=flag.check)
         except (NumbersError, DiskError):
             raise
         except Stopped as stop:
-            _save_between_steps(running)
+            save_between_steps(running)
             running.notify("end", {"reason": f"signal {stop.exit_code - 128}"})
             place = f"saved at step {running.standing.step}; resume with `{plan.resume_command}`"
             raise Stopped(stop.exit_code - 128, place) from None
-        except RunError:  # a teacher that went away: the weights are sound, and nothing since the last step is lost
-            _save_between_steps(running)
+        except RunError:  # a teacher that is of no use: the weights are sound, and nothing since the last step is lost
+            save_between_steps(running)
             raise
         return _result(running)
-
-
-def _save_between_steps(running: Running) -> None:
-    running.optimiser.zero_grad(set_to_none=True)
-    return_to(running.plan, running.before)
-    save(running)
 
 
 def _between_steps(running: Running) -> None:

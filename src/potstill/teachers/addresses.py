@@ -1,0 +1,33 @@
+"""What is an address of a teacher elsewhere, and what a recipe may not point at. No torch."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+SCHEMES = ("http", "https", "tcp", "tls", "unix")
+
+
+def refuse_bad_url(url: str) -> str | None:
+    """Why this is no address of a teacher, or None."""
+    kind, _, rest = url.partition("://")
+    if kind not in SCHEMES or not rest:
+        return f"must begin with {', '.join(f'{scheme}://' for scheme in SCHEMES)}"
+    if kind == "unix":
+        return None if rest.startswith("/") else "must hold an absolute path: unix:///run/teacher.sock"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "has a port that is no number"
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        return "holds a user, a password or a query: the key goes into a file or an environment variable"
+    if not parts.hostname or (port is None and kind in ("tcp", "tls")):
+        return "names no host, or no port"
+    return None
+
+
+def leaves_the_working_directory(path: str) -> bool:
+    """Whether a path points anywhere but below the working directory."""
+    parts = re.split(r"[/\\\\]", path)
+    return not path.strip() or "\0" in path or path.startswith("~") or not parts[0] or ".." in parts or ":" in parts[0]

@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         faults = [{**_fields(fault), "message": str(fault)} for fault in error.faults]
         return _fail(str(error), error.exit_code, words, faults=faults)
     except PotstillError as error:
-        return _fail(str(error), error.exit_code, words)
+        return error.exit_code if error.told else _fail(str(error), error.exit_code, words)
     except _USAGE_ERROR as error:
         return _fail(f"{error.format_message()} Try `potstill --help`.", 2, words)  # type: ignore[attr-defined]
     except Exception as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import nn
 from potstill.core.errors import InputError
 from potstill.core.protocols import BatchSource, Forward, Objective, Teacher
 from potstill.train.precision import Precision
+from potstill.train.ranks import Alone, Ranks
 from potstill.train.settings import TrainSettings
 
 
@@ -25,7 +26,8 @@ class TrainPlan:
     JSON values that a checkpoint must share with this run to be continued; when they differ, the difference is shown.
     forward: runs `module`, so that its gradients reach the module's parameters. source: stands at its beginning.
     evaluate: called with the module in eval mode; returns metrics by name, and polls the stop flag if it takes long.
-    head: names of the parameters that `settings.head_learning_rate` is for. resume_command: said to the user.
+    head: names of the parameters that `settings.head_learning_rate` is for. resume_command: said to the user. ranks: who
+    shares the work; the steps are those of one process, however many share them.
     """
 
     settings: TrainSettings
@@ -41,6 +43,7 @@ class TrainPlan:
     evaluate: Callable[[], Mapping[str, float]] | None = None
     head: tuple[str, ...] = ()
     resume_command: str = "potstill resume RUN"
+    ranks: Ranks = field(default_factory=Alone)
 
     @property
     def checkpoints(self) -> Path:

@@ -14,10 +14,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from potstill.core.errors import CheckpointError
-from potstill.train.shards import spread_like
+from potstill.train.shards import is_spread, spread_like
 
 WEIGHTS = "model"
 
@@ -30,7 +29,7 @@ def unique_tensors(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]
     first: dict[tuple[object, ...], str] = {}
     storages: set[int] = set()
     for name, kept in module.state_dict(keep_vars=True).items():
-        tensor, spread = kept.detach(), isinstance(kept, DTensor)
+        tensor, spread = kept.detach(), is_spread(kept)
         # A slice of a spread tensor can be empty on one rank and not on another; the object is shared everywhere.
         key = (id(kept),) if spread else (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if tensor.numel() and key in first:

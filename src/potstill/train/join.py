@@ -21,11 +21,14 @@ import torch.distributed as dist
 
 from potstill.core.errors import PotstillError, RunError
 from potstill.train.ranks import Alone, Many, Ranks, failed, rebuilt
+from potstill.train.stop import StopFlag
 
 # How long the ranks may be apart: longer than the slowest write of a checkpoint, shorter than a person's patience.
 TIMEOUT_SECONDS = 600.0
 # How long a rank whose connection broke waits to hear why.
 GRACE_SECONDS = 5.0
+# The same when a launcher that has seen a rank die asks the others to go.
+HURRIED_SECONDS = 1.0
 POLL_SECONDS = 0.1
 AGAIN = "What was saved stands: start the same command again to go on"
 
@@ -107,10 +110,12 @@ class _Job:
         assert self._store is not None
         self._store.set(f"waits/{self.rank}", "yes")
         end = time.monotonic() + GRACE_SECONDS
-        silent = self._silent()
-        while time.monotonic() < end and len(silent) != 0 and self._failure() is None:
-            time.sleep(POLL_SECONDS)
-            silent = self._silent()
+        with StopFlag() as hurry:  # a launcher's SIGTERM must not end the search for the cause
+            while time.monotonic() < end and (silent := self._silent()) and self._failure() is None:
+                time.sleep(POLL_SECONDS)
+                if hurry.signal_number is not None:
+                    end = min(end, time.monotonic() + HURRIED_SECONDS)
+                    hurry.signal_number = None
         if (told := self._failure()) is not None:
             return RunError(f"{told['who']} failed first: {told['message']}\n{AGAIN}")
         names = ", ".join(self._who(rank) for rank in silent) or "the connection between the ranks"

@@ -8,14 +8,13 @@ not used: its writer leaves a pickled `.metadata`, and its planner sends pickled
 from __future__ import annotations
 
 import copy
+import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from potstill.core.batch import Batch
 from potstill.core.signal import Outputs, Want
@@ -42,6 +41,12 @@ def spread(module: nn.Module, answer: Answer, ranks: int) -> tuple[nn.Module, Sp
 
     Gradients are summed over the ranks, not averaged: losses are divided by the totals of the whole step already.
     """
+    # Imported here: they take most of a second, and one process does without them.
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    # Nobody writes into what a student answered, so views of it are as good as tensors of their own.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     copied = copy.deepcopy(module)
     for tensor in (*copied.parameters(), *copied.buffers()):
         dist.broadcast(tensor.detach(), 0)
@@ -65,13 +70,19 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
 
 def settle(forward: object) -> None:
     """Give back what the last forward pass gathered, so that the module's parameters are the spread ones."""
-    if isinstance(forward, FSDPModule):
+    if isinstance(forward, Spread):
         forward.reshard()
+
+
+def is_spread(tensor: Tensor) -> bool:
+    """Whether the tensor is one slice of several. Before anything was spread, torch's module for it is not loaded."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor, on every rank."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_spread(tensor) else tensor
 
 
 def gathered(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
@@ -86,7 +97,9 @@ def gathered(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
 
 def spread_like(tensor: Tensor, other: Tensor) -> Tensor:
     """This rank's slice of a whole tensor if `other` of the same shape is spread, else the tensor itself."""
-    if not isinstance(other, DTensor) or tensor.shape != other.shape:
+    if not is_spread(other) or tensor.shape != other.shape:
         return tensor
+    from torch.distributed.tensor import distribute_tensor
+
     slice_ = distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)
     return torch.empty_like(slice_).copy_(slice_)

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,8 +44,8 @@ class Ended:
     said: str
 
 
-def crew(folder: Path, size: int, *, patience: float = 120, **job) -> list[Ended]:
-    """How each rank ended."""
+def crew(folder: Path, size: int, *, patience: float = 120, until: int | None = None, **job) -> list[Ended]:
+    """How each rank ended. until: the others are killed when this one has ended."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -62,17 +63,17 @@ def crew(folder: Path, size: int, *, patience: float = 120, **job) -> list[Ended
         )
         for rank in range(size)
     ]
-    end, ended = time.monotonic() + patience, []
+    watchdog = threading.Timer(patience, lambda: [one.kill() for one in started])
+    watchdog.start()
     try:
-        for one in started:
-            out, said = one.communicate(timeout=max(1.0, end - time.monotonic()))
-            ended.append(Ended(one.returncode, out, said))
-    finally:
-        for one in started:
-            if one.poll() is None:
+        if until is not None:
+            started[until].wait()
+            for one in started:
                 one.kill()
-                one.communicate()
-    return ended
+        heard = [one.communicate() for one in started]
+    finally:
+        watchdog.cancel()
+    return [Ended(one.returncode, out, said) for one, (out, said) in zip(started, heard, strict=True)]
 
 
 def main() -> None:

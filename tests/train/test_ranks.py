@@ -93,7 +93,9 @@ class TestShares:
 
 
 class TestErrorsTravel:
-    @pytest.mark.parametrize("error", [DataError("x"), DiskError("x"), SignalError("x"), RunError("x"), InputError("x")])
+    @pytest.mark.parametrize(
+        "error", [DataError("x"), DiskError("x"), SignalError("x"), RunError("x"), InputError("x")]
+    )
     def test_as_what_they_are(self, error):
         other = rebuilt(json.loads(json.dumps(failed(error))))
         assert type(other) is type(error)

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from potstill.cli.cluster import cluster
 from potstill.cli.cp import cp
 from potstill.cli.doctor import doctor
 from potstill.cli.evaluate import evaluate
@@ -39,6 +40,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "export": export,
     "report": report,
+    "cluster": cluster,
 }
 # typer keeps a copy of click, or depends on it, by version; its public BadParameter leads to the common class of both.
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]

@@ -93,7 +93,9 @@ class _Job:
         try:
             return self._broken(error) if _of_a_collective(error) else self._own(error)
         except (RuntimeError, OSError) as lost:  # the store went with its owner
-            return error if isinstance(error, PotstillError) else RunError(f"the other ranks are gone ({lost}). {AGAIN}")
+            return (
+                error if isinstance(error, PotstillError) else RunError(f"the other ranks are gone ({lost}). {AGAIN}")
+            )
 
     def _own(self, error: BaseException) -> BaseException:
         assert self._store is not None

@@ -115,7 +115,9 @@ class Running:
             observer.notice(event, progress, values)
 
 
-def begin(plan: TrainPlan, *, flag: StopFlag, observers: Sequence[Observer], curve: MetricsFile | UnkeptMetrics) -> Running:
+def begin(
+    plan: TrainPlan, *, flag: StopFlag, observers: Sequence[Observer], curve: MetricsFile | UnkeptMetrics
+) -> Running:
     """Restore the newest whole checkpoint, or start from the seed. Raises what `latest_complete` raises."""
     if plan.objective.want().teacher and plan.teacher is None:
         raise SignalError("the objective learns from a teacher and there is none: name one, or set soft_weight to 0")

@@ -68,8 +68,8 @@ class RunFolder:
         """For a process that did not open the folder itself, perhaps on another machine. Raises FolderError."""
         if not self.config.is_file():
             raise FolderError(
-                f"{self.root}: {platform.node()} does not see the run that the first rank began there: name a folder on "
-                f"a disk that all machines share with --output-dir."
+                f"{self.root}: {platform.node()} does not see the run that the first rank began there: name a folder "
+                f"on a disk that all machines share with --output-dir."
             )
         self.refuse_another(recipe)
 

@@ -10,11 +10,12 @@ FROZEN = {
     "validate": ["FILE", "KEY.SUB=VALUE", "--resolved", "--json"],
     "schema": [],
     "doctor": ["--json"],
-    "run": ["FILE", "KEY.SUB=VALUE", "--output-dir", "--trust-remote-code", "--json"],
-    "resume": ["RUN", "--trust-remote-code", "--json"],
+    "run": ["FILE", "KEY.SUB=VALUE", "--output-dir", "--trust-remote-code", "--rank-timeout", "--json"],
+    "resume": ["RUN", "--trust-remote-code", "--rank-timeout", "--json"],
     "evaluate": ["MODEL_OR_RUN", "KEY.SUB=VALUE", "--recipe", "--trust-remote-code", "--json"],
     "export": ["RUN", "--trust-remote-code", "--json"],
     "report": ["RUN", "--json"],
+    "cluster": ["FILE", "--json"],
 }
 GLOBAL = ["--traceback", "--version"]
 

@@ -71,7 +71,7 @@ def test_a_bug_on_one_rank_is_the_reason_on_all(tmp_path):
 def test_ranks_that_never_come_are_told(monkeypatch, tmp_path):
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29713"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(RunError, match="rank 0 of 2 found no others at 127.0.0.1:29713 within 1 s"), joined(1.0):
+    with pytest.raises(RunError, match=r"rank 0 of 2 found no others at 127\.0\.0\.1:29713 within 1 s"), joined(1.0):
         pass
 
 

@@ -105,6 +105,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(_unforeseen(error), 1, words)
 
 
+def entry() -> int:
+    """What the installed command runs. A rank leaves at once: its communication threads may still be closing, and the
+    interpreter's own way out has been seen to trip over them, after all was done."""
+    code = main()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
 def _unforeseen(error: BaseException) -> str:
     text = f"{type(error).__name__}: {error}"
     return f"{text}\nThis was not foreseen; `potstill --traceback …` shows where it came from."

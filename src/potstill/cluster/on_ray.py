@@ -28,7 +28,7 @@ POLL_SECONDS = 0.2
 def run_on_ray(job: ClusterSettings, *, say: Callable[[str], None], poll: Callable[[], None]) -> None:
     """Run a job to its end. poll: raises when a signal came.
 
-    Raises InputError when Ray is not installed or the cluster does not ask for tokens, RunError when it cannot be reached
+    Raises InputError when Ray is not installed or tokens are switched off, RunError when the cluster cannot be reached
     or a program failed too often.
     """
     directory = str(Path(job.directory or ".").absolute())

@@ -1,4 +1,4 @@
-"""What a cluster job is: programs as one would start them by hand, and what each needs of a machine. No torch, no Ray."""
+"""What a cluster job is: programs as one would start them by hand, and what each needs of a machine. No torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from potstill.core.settings import Settings
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}\Z")]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
 HOST = re.compile(r"\{([a-z][a-z0-9-]*)\.host\}")
 
 
@@ -21,9 +21,9 @@ class ProgramSettings(Settings):
 
     command: its words. `{NAME.host}` in a word is the address of the machine that program NAME runs on. `potstill` is
     the one of this environment; started on several nodes, or with several ranks_per_node, it runs under torchrun, as
-    ranks of one job. service: runs for the sake of the others, and is stopped when they are done. cpus, gpus, resources:
-    what it needs of each of its nodes, in Ray's words. restarts: how often it may fail and be started again, here or on
-    another machine; never after wrong input, exit code 2. environment: variables it gets on top.
+    ranks of one job. service: runs for the sake of the others, and is stopped when they are done. cpus, gpus,
+    resources: what it needs of each of its nodes, in Ray's words. restarts: how often it may fail and be started again,
+    here or on another machine; never after wrong input, exit code 2. environment: variables it gets on top.
     """
 
     command: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -59,8 +59,8 @@ class ProgramSettings(Settings):
 class ClusterSettings(Settings):
     """A job. address: of a Ray cluster that runs ("auto" finds the one of this machine); without one, a cluster of this
     machine alone is started, and ends with the job. directory: where the programs start, on every machine; by default
-    where the job is started. grace_seconds: from asking a program to stop, which it does with its state saved, to killing
-    it."""
+    where the job is started. grace_seconds: from asking a program to stop, which it does with its state saved, to
+    killing it."""
 
     programs: Annotated[Mapping[Name, ProgramSettings], Field(min_length=1)]
     address: str | None = None

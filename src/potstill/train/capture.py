@@ -22,8 +22,8 @@ WEIGHTS = "model"
 
 
 def unique_tensors(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The module's state with each memory once, and alias -> name for the rest (tied weights). What is spread over ranks
-    stays so."""
+    """The module's state with each memory once, and alias -> name for the rest (tied weights). What is spread over
+    ranks stays so."""
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     first: dict[tuple[object, ...], str] = {}

@@ -1,8 +1,9 @@
 """How processes become ranks of one job, and how the job ends when one of them fails.
 
-A launcher (torchrun, or anything that sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT) starts the same program several
-times. A rank that fails leaves its reason in the launcher's store before it goes; the others find the connection cut,
-or their patience ended, and look there. A rank that was killed or hangs leaves nothing, and is found by its silence.
+A launcher (torchrun, or anything that sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT) starts the same program
+several times. A rank that fails leaves its reason in the launcher's store before it goes; the others find the
+connection cut, or their patience ended, and look there. A rank that was killed or hangs leaves nothing, and is found
+by its silence.
 """
 
 from __future__ import annotations
@@ -80,6 +81,11 @@ class _Job:
         while not self._store.check(["concluded"]):
             if (told := self._failure()) is not None:
                 raise rebuilt(told)
+            time.sleep(POLL_SECONDS)
+        # The store may be the leader's: it leaves last.
+        self._store.add("left", 1)
+        end = time.monotonic() + GRACE_SECONDS
+        while leads and self._store.add("left", 0) < self.size and time.monotonic() < end:
             time.sleep(POLL_SECONDS)
 
     def explained(self, error: BaseException) -> BaseException:

@@ -26,8 +26,8 @@ class TrainPlan:
     JSON values that a checkpoint must share with this run to be continued; when they differ, the difference is shown.
     forward: runs `module`, so that its gradients reach the module's parameters. source: stands at its beginning.
     evaluate: called with the module in eval mode; returns metrics by name, and polls the stop flag if it takes long.
-    head: names of the parameters that `settings.head_learning_rate` is for. resume_command: said to the user. ranks: who
-    shares the work; the steps are those of one process, however many share them.
+    head: names of the parameters that `settings.head_learning_rate` is for. resume_command: said to the user. ranks:
+    who shares the work; the steps are those of one process, however many share them.
     """
 
     settings: TrainSettings

@@ -104,7 +104,7 @@ class Many:
         self._for_itself = False
 
     def share(self, batches: Sequence[Batch]) -> list[Batch]:
-        """Whole micro-batches where they can be dealt out evenly, else some rows of each; all ranks get equally many."""
+        """Whole micro-batches where they can be dealt out evenly, else some rows of each: as many for every rank."""
         if len(batches) % self.size == 0:
             return list(batches[self.rank :: self.size])
         return [cut(batch, self.rank, self.size) for batch in batches]
@@ -124,7 +124,8 @@ class Many:
     def lead(self, action: Callable[[], T]) -> T:
         """See Alone."""
         value, failure = self._tried(action) if self.leads else (None, None)
-        told = json.loads(self._said(json.dumps(failure and failed(failure) or {"value": value}).encode(), 0))
+        mine = {"value": value} if failure is None else failed(failure)
+        told = json.loads(self._said(json.dumps(mine).encode(), 0))
         if "value" in told:
             return told["value"]
         raise failure or rebuilt(told)

@@ -1,8 +1,8 @@
 """Between a whole module and one whose parameters are spread over the ranks (FSDP2).
 
-A spread parameter is a DTensor: each rank holds a slice of its first axis. Checkpoints hold whole tensors under the names
-that one process gives them, so that a run can go on with another number of ranks. torch's own distributed checkpoint is
-not used: its writer leaves a pickled `.metadata`, and its planner sends pickled objects between the ranks.
+A spread parameter is a DTensor: each rank holds a slice of its first axis. Checkpoints hold whole tensors under the
+names that one process gives them, so that a run can go on with another number of ranks. torch's own distributed
+checkpoint is not used: its writer leaves a pickled `.metadata`, and its planner sends pickles between the ranks.
 """
 
 from __future__ import annotations

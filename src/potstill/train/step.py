@@ -1,8 +1,8 @@
 """One optimiser step: some micro-batches, one update, or none at all when a number is not finite.
 
 Denominators are global: the counts of all micro-batches are added up before the first forward pass, so that cutting a
-batch into pieces, or sharing the pieces out over ranks, changes nothing. What is not finite is found before the update and reported with the ids of the rows;
-the gradients are dropped and the weights stay as they were.
+batch into pieces, or sharing the pieces out over ranks, changes nothing. What is not finite is found before the update
+and reported with the ids of the rows; the gradients are dropped and the weights stay as they were.
 """
 
 from __future__ import annotations

@@ -1,0 +1,52 @@
+"""A Ray cluster of two nodes on this machine, and a job on it; one node is killed on the way.
+
+    colony.py JOB.yaml MARK        (kills the first node that has a child of ours once the file MARK exists)
+
+Prints what is said; ends with the job's exit code.
+"""
+
+import os
+import secrets
+import sys
+import threading
+import time
+from pathlib import Path
+
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+from ray.cluster_utils import Cluster
+
+from potstill.cluster.job import load_job
+from potstill.cluster.on_ray import run_on_ray
+from potstill.core.errors import PotstillError
+
+
+def main():
+    job, mark = load_job(sys.argv[1]), Path(sys.argv[2])
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    first = cluster.add_node(num_cpus=1, resources={"first": 1})
+    job = job.model_copy(update={"address": cluster.address})
+
+    def strike():
+        while not mark.exists():
+            time.sleep(0.1)
+        cluster.add_node(num_cpus=1)
+        print("the first node is killed", flush=True)
+        cluster.remove_node(first, allow_graceful=False)
+
+    threading.Thread(target=strike, daemon=True).start()
+    code = 0
+    try:
+        run_on_ray(job, say=lambda text: print(text, flush=True), poll=lambda: None)
+    except PotstillError as error:
+        print(error, flush=True)
+        code = error.exit_code
+    cluster.shutdown()
+    sys.stdout.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

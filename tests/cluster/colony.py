@@ -26,13 +26,13 @@ from potstill.core.errors import PotstillError
 def main():
     job, mark = load_job(sys.argv[1]), Path(sys.argv[2])
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    first = cluster.add_node(num_cpus=1, resources={"first": 1})
+    first = cluster.add_node(num_cpus=2)
     job = job.model_copy(update={"address": cluster.address})
 
     def strike():
         while not mark.exists():
             time.sleep(0.1)
-        cluster.add_node(num_cpus=1)
+        cluster.add_node(num_cpus=2)
         print("the first node is killed", flush=True)
         cluster.remove_node(first, allow_graceful=False)
 

@@ -37,7 +37,7 @@ def test_a_job(tmp_path):
     ("old", "new", "place", "reason"),
     [
         ("gpus: 1", "gpus: -1", "job.yaml:5:11: `programs.teacher.gpus`", "greater than or equal to 0"),
-        ("gpus: 1", "gpu: 1", "job.yaml:5:5: `programs.teacher.gpu`", "extra inputs are not permitted"),
+        ("gpus: 1", "gpu: 1", "job.yaml:5:5: `programs.teacher.gpu`", "is not a setting here"),
         ("nodes: 2", 'nodes: "2"', "job.yaml:8:12: `programs.student.nodes`", "valid integer"),
         ("{teacher.host}", "{teach.host}", "job.yaml", "student names the host of teach, which is no program"),
         ("service: true", "service: false", "job.yaml", "names the host of a program that is no service"),

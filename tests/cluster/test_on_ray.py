@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,15 +11,17 @@ import pytest
 
 from potstill.cluster.on_ray import connected, exposed
 from potstill.core.errors import InputError
+from tests.run.tiny_recipe import language_model, make_materials, write_recipe
 
 ROOT = Path(__file__).parents[2]
 
+# The first life never ends by itself; the next one goes on from where it was.
 COUNTS = """\
 import pathlib, sys, time
-place = pathlib.Path(sys.argv[1])
+place = pathlib.Path("count")
 done = int(place.read_text()) if place.exists() else 0
 print("goes on from", done, flush=True)
-for step in range(done, 30):
+for step in range(done, done + (1000 if done == 0 else 5)):
     place.write_text(str(step + 1))
     time.sleep(0.1)
 """
@@ -51,19 +54,41 @@ def test_a_dashboard_that_others_can_reach_is_told(dashboard, warns):
     assert bool(exposed(dashboard)) == warns
 
 
+def lost_and_found(said):
+    lines = said.splitlines()
+    return lines, lines.index("the first node is killed")
+
+
 @pytest.mark.slow
 def test_the_work_of_a_killed_node_goes_on_at_the_other(tmp_path):
-    """A service and its user, both on the first node until it dies."""
     (tmp_path / "counts.py").write_text(COUNTS)
-    programs = {
-        "count": {"command": [sys.executable, "counts.py", "count"], "cpus": 1},
-    }
-    done = colony(tmp_path, programs, tmp_path / "count")
+    done = colony(tmp_path, {"count": {"command": [sys.executable, "counts.py"]}}, tmp_path / "count")
     assert done.returncode == 0, done.stdout + done.stderr
-    lines = done.stdout.splitlines()
-    assert lines.index("count | goes on from 0") < lines.index("the first node is killed")
-    again = next(line for line in lines if "goes on from" in line and not line.endswith(" 0"))
-    assert lines.index(again) > lines.index("the first node is killed")
-    assert any("its machine is lost" in line for line in lines)
-    assert (tmp_path / "count").read_text() == "30"
-    assert "canary" not in done.stdout
+    lines, struck = lost_and_found(done.stdout)
+    assert lines.index("count | goes on from 0") < struck
+    assert any("goes on from" in line for line in lines[struck:])
+    assert any("its machine is lost" in line for line in lines[struck:])
+    assert lines[-1] == "count: done"
+
+
+@pytest.mark.slow
+def test_a_student_of_two_ranks_and_its_service_move_together(tmp_path):
+    """The student resumes from its checkpoint, and is told the service's address anew."""
+    recipe = language_model(make_materials(tmp_path))
+    recipe["train"].update(max_steps=60, save_steps=10, eval_steps=None, gradient_accumulation_steps=2)
+    write_recipe(tmp_path, recipe)
+    programs = {
+        "teacher": {"command": [sys.executable, "-m", "http.server", "0"], "service": True},
+        "student": {
+            "command": ["potstill", "run", "recipe.yaml", "--output-dir", "run"],
+            "ranks_per_node": 2,
+            "environment": {"TEACHER": "http://{teacher.host}", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        },
+    }
+    done = colony(tmp_path, programs, tmp_path / "run/stages/student/checkpoints/step-20")
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines, struck = lost_and_found(done.stdout)
+    assert any("start 0/60" in line for line in lines[:struck])
+    assert any(re.search(r"start \d+/60 · resumed step-\d0", line) for line in lines[struck:]), done.stdout
+    steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in steps if row["event"] == "step"] == list(range(1, 61))

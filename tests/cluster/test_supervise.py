@@ -86,7 +86,7 @@ def test_what_fails_is_started_again_later_and_later():
 
 def test_too_often_is_too_often():
     stage = Stage({"work": [ends(1), ends(1, "no room on the disk")], "teacher": [[RUNS]]})
-    with pytest.raises(RunError, match="(?s)work ended .exit code 1; failed 2 times.*no room on the disk"):
+    with pytest.raises(RunError, match=r"(?s)work ended .exit code 1; failed 2 times.*no room on the disk"):
         stage.run({"programs": {"work": {**WORK, "restarts": 1}, "teacher": TEACHER}})
     assert stage.stopped == ["teacher"]
 

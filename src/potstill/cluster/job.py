@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -23,9 +25,10 @@ def load_job(path: str | Path) -> ClusterSettings:
     try:
         return ClusterSettings.model_validate_json(json.dumps(document.value), strict=True)
     except ValidationError as error:
-        raise RecipeError([_fault(one["loc"], one["msg"], document) for one in error.errors()]) from error
+        raise RecipeError([_fault(one, document) for one in error.errors(include_url=False)]) from error
 
 
-def _fault(loc: tuple[int | str, ...], message: str, document: Document) -> Fault:
-    reason = message.removeprefix(PREFIX)
-    return Fault(*place_of(document, loc), path=dotted(loc), reason=reason[:1].lower() + reason[1:])
+def _fault(error: Mapping[str, Any], document: Document) -> Fault:
+    path, unknown = tuple(error["loc"]), error["type"] == "extra_forbidden"
+    reason = "is not a setting here" if unknown else error["msg"].removeprefix(PREFIX)
+    return Fault(*place_of(document, path, at_key=unknown), path=dotted(path), reason=reason[:1].lower() + reason[1:])

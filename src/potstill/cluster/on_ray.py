@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from potstill.cluster.member import Member, command_line
 from potstill.cluster.settings import ClusterSettings, ProgramSettings
-from potstill.cluster.supervise import Placed, State, Supervisor
+from potstill.cluster.supervise import State, Supervisor
 from potstill.core.errors import InputError, RunError
 
 AUTH = "RAY_AUTH_MODE"
@@ -73,7 +73,7 @@ def exposed(dashboard: str | None) -> str | None:
     return f"warning: Ray's dashboard listens on {dashboard}; start the cluster with --dashboard-host=127.0.0.1"
 
 
-class OnRay(Placed):
+class OnRay:
     """A program on as many machines as it has nodes: one member on each, all or none."""
 
     def __init__(self, ray: Any, name: str, settings: ProgramSettings, command: Sequence[str], directory: str):

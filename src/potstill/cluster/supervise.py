@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from potstill.cluster.settings import HOST, ClusterSettings, ProgramSettings
 from potstill.core.errors import RunError
@@ -32,6 +32,7 @@ class State:
     reason: str = ""
 
 
+@runtime_checkable
 class Placed(Protocol):
     """A program that was given its machines."""
 

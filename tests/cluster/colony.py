@@ -1,6 +1,6 @@
 """A Ray cluster of two nodes on this machine, and a job on it; one node is killed on the way.
 
-    colony.py JOB.yaml MARK        (kills the first node that has a child of ours once the file MARK exists)
+    colony.py JOB.yaml MARK        (the node is killed at the first word after MARK exists)
 
 Prints what is said; ends with the job's exit code.
 """
@@ -8,8 +8,6 @@ Prints what is said; ends with the job's exit code.
 import os
 import secrets
 import sys
-import threading
-import time
 from pathlib import Path
 
 os.environ["RAY_AUTH_MODE"] = "token"
@@ -29,17 +27,19 @@ def main():
     first = cluster.add_node(num_cpus=2)
     job = job.model_copy(update={"address": cluster.address})
 
-    def strike():
-        while not mark.exists():
-            time.sleep(0.1)
-        cluster.add_node(num_cpus=2)
-        print("the first node is killed", flush=True)
-        cluster.remove_node(first, allow_graceful=False)
+    struck = []
 
-    threading.Thread(target=strike, daemon=True).start()
+    def say(text):
+        print(text, flush=True)
+        if mark.exists() and not struck:
+            struck.append(True)
+            cluster.add_node(num_cpus=2)
+            print("the first node is killed", flush=True)
+            cluster.remove_node(first, allow_graceful=False)
+
     code = 0
     try:
-        run_on_ray(job, say=lambda text: print(text, flush=True), poll=lambda: None)
+        run_on_ray(job, say=say)
     except PotstillError as error:
         print(error, flush=True)
         code = error.exit_code

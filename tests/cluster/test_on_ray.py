@@ -23,6 +23,7 @@ done = int(place.read_text()) if place.exists() else 0
 print("goes on from", done, flush=True)
 for step in range(done, done + (1000 if done == 0 else 5)):
     place.write_text(str(step + 1))
+    print(step, flush=True)
     time.sleep(0.1)
 """
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from potstill.cluster.settings import ClusterSettings
-from potstill.cluster.supervise import State, Supervisor, words
+from potstill.cluster.settings import ClusterSettings, ProgramSettings
+from potstill.cluster.supervise import Start, State, Supervisor, filled
 from potstill.core.errors import RunError, Stopped
 
 RUNS = State()
@@ -16,9 +16,9 @@ class Stage:
         self.script, self.placed, self.said, self.now = script, [], [], 0.0
         self.hosts, self.stopped = dict(hosts), []
 
-    def place(self, name, settings, command):
+    def place(self, name, settings, start):
         life = sum(1 for other, _ in self.placed if other == name)
-        self.placed.append((name, command))
+        self.placed.append((name, start.command))
         return Actor(self, name, list(self.script[name][life]), self.hosts.get(name, ["here"] * 9)[life])
 
     def clock(self):
@@ -128,5 +128,7 @@ def test_a_signal_stops_all_of_it():
     assert stage.stopped == ["work", "teacher"], "services last"
 
 
-def test_words():
-    assert words(("a", "{b-c.host}:1/{d.host}"), {"b-c": "x", "d": "y"}) == ("a", "x:1/y")
+def test_addresses_are_filled_in():
+    settings = ProgramSettings(command=("a", "{b-c.host}:1/{d.host}"), environment={"AT": "{d.host}"})
+    assert settings.leans_on == {"b-c", "d"}
+    assert filled(settings, {"b-c": "x", "d": "y"}) == Start(("a", "x:1/y"), {"AT": "y"})

@@ -19,9 +19,7 @@ def cluster(
     with working():
         from potstill.cluster.on_ray import run_on_ray
         from potstill.still import tell
-        from potstill.train.stop import StopFlag
 
-        with StopFlag() as stop:
-            run_on_ray(job, say=tell, poll=stop.check)
+        run_on_ray(job, say=tell)
     done = [name for name, program in job.programs.items() if not program.service]
     emit(f"done: {', '.join(done)}", {"done": done}, as_json=as_json)

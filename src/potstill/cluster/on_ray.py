@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 
 from potstill.cluster.member import Member, command_line
 from potstill.cluster.settings import ClusterSettings, ProgramSettings
-from potstill.cluster.supervise import State, Supervisor
+from potstill.cluster.supervise import Start, State, Supervisor
 from potstill.core.errors import InputError, RunError
+from potstill.train.stop import StopFlag
 
 AUTH = "RAY_AUTH_MODE"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -25,15 +26,16 @@ ANSWER_SECONDS = 30.0
 POLL_SECONDS = 0.2
 
 
-def run_on_ray(job: ClusterSettings, *, say: Callable[[str], None], poll: Callable[[], None]) -> None:
-    """Run a job to its end. poll: raises when a signal came.
+def run_on_ray(job: ClusterSettings, *, say: Callable[[str], None]) -> None:
+    """Run a job to its end, or until a signal comes.
 
     Raises InputError when Ray is not installed or tokens are switched off, RunError when the cluster cannot be reached
-    or a program failed too often.
+    or a program failed too often, Stopped after a signal.
     """
     directory = str(Path(job.directory or ".").absolute())
-    with connected(job.address, say) as ray:
-        Supervisor(job, lambda *what: OnRay(ray, *what, directory), say=say, poll=poll).run()
+    # The flag comes second: Ray puts handlers of its own in place when it starts.
+    with connected(job.address, say) as ray, StopFlag() as stop:
+        Supervisor(job, lambda *what: OnRay(ray, *what, directory), say=say, poll=stop.check).run()
 
 
 @contextmanager
@@ -76,8 +78,9 @@ def exposed(dashboard: str | None) -> str | None:
 class OnRay:
     """A program on as many machines as it has nodes: one member on each, all or none."""
 
-    def __init__(self, ray: Any, name: str, settings: ProgramSettings, command: Sequence[str], directory: str):
-        self._ray, self._settings, self._command, self._directory = ray, settings, command, directory
+    def __init__(self, ray: Any, name: str, settings: ProgramSettings, start: Start, directory: str):
+        self._ray, self._settings, self._directory = ray, settings, directory
+        self._command, self._environment = start.command, start.environment
         self._hosts: list[str] | None = None
         self._members: list[Any] = []
         needs = {"CPU": settings.cpus, **({"GPU": settings.gpus} if settings.gpus else {}), **settings.resources}
@@ -157,7 +160,7 @@ class OnRay:
                 master=master,
                 port=port,
             )
-            environment = dict(settings.environment)
+            environment = dict(self._environment)
             self._ray.get(member.start.remote(line, self._directory, environment), timeout=ANSWER_SECONDS)
         self._hosts = [host for host, _ in addresses]
         return State()

@@ -19,11 +19,12 @@ HOST = re.compile(r"\{([a-z][a-z0-9-]*)\.host\}")
 class ProgramSettings(Settings):
     """One program.
 
-    command: its words. `{NAME.host}` in a word is the address of the machine that program NAME runs on. `potstill` is
-    the one of this environment; started on several nodes, or with several ranks_per_node, it runs under torchrun, as
-    ranks of one job. service: runs for the sake of the others, and is stopped when they are done. cpus, gpus,
-    resources: what it needs of each of its nodes, in Ray's words. restarts: how often it may fail and be started again,
-    here or on another machine; never after wrong input, exit code 2. environment: variables it gets on top.
+    command: its words. `potstill` is the one of this environment; started on several nodes, or with several
+    ranks_per_node, it runs under torchrun, as ranks of one job. environment: variables it gets on top. `{NAME.host}` in
+    a word or a variable is the address of the machine that program NAME runs on. service: runs for the sake of the
+    others, and is stopped when they are done. cpus, gpus, resources: what it needs of each of its nodes, in Ray's words.
+    restarts: how often it may fail and be started again, here or on another machine; never after wrong input, exit
+    code 2.
     """
 
     command: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -43,8 +44,8 @@ class ProgramSettings(Settings):
 
     @property
     def leans_on(self) -> frozenset[str]:
-        """The programs whose address its command holds."""
-        return frozenset(name for word in self.command for name in HOST.findall(word))
+        """The programs whose address its command or its variables hold."""
+        return frozenset(name for word in (*self.command, *self.environment.values()) for name in HOST.findall(word))
 
     @model_validator(mode="after")
     def ranks_of_ours(self) -> ProgramSettings:

@@ -47,7 +47,15 @@ class Placed(Protocol):
         """Ask it to end, kill it when it does not; its last lines."""
 
 
-Place = Callable[[str, ProgramSettings, Sequence[str]], Placed]
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What is started: words and variables with the addresses filled in."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+Place = Callable[[str, ProgramSettings, Start], Placed]
 
 
 @dataclass(slots=True)
@@ -102,7 +110,7 @@ class Supervisor:
             hosts = self._hosts(one)
             if hosts is not None and self._clock() >= one.due:
                 one.told_hosts, one.waiting = hosts, True
-                one.placed = self._place(one.name, one.settings, words(one.settings.command, hosts))
+                one.placed = self._place(one.name, one.settings, filled(one.settings, hosts))
             return
         self._announce(one)
         state = one.placed.look()
@@ -156,6 +164,11 @@ class Supervisor:
             one.placed = None
 
 
-def words(command: Sequence[str], hosts: Mapping[str, str]) -> tuple[str, ...]:
-    """The command with the addresses filled in."""
-    return tuple(HOST.sub(lambda found: hosts[found[1]], word) for word in command)
+def filled(settings: ProgramSettings, hosts: Mapping[str, str]) -> Start:
+    """The command and the variables of a program with the addresses in their places."""
+
+    def fill(word: str) -> str:
+        return HOST.sub(lambda found: hosts[found[1]], word)
+
+    variables = {name: fill(value) for name, value in settings.environment.items()}
+    return Start(tuple(fill(word) for word in settings.command), variables)

@@ -101,8 +101,7 @@ class OnRay:
             seen = self._asked("look", range(len(self._members)))
         except (self._ray.exceptions.RayError, TimeoutError) as error:
             self._leave()
-            first = str(error).strip().splitlines()
-            return State(ended=True, reason=f"its machine is lost: {type(error).__name__}, {first[0] if first else ''}")
+            return State(ended=True, reason=f"its machine is lost: {type(error).__name__}")
         lines = tuple(line for _, text in seen for line in text.splitlines())
         codes = [code for code, _ in seen]
         if (failed := next((code for code in codes if code), None)) is not None:

@@ -7,6 +7,7 @@ Prints what is said; ends with the job's exit code.
 
 import os
 import secrets
+import signal
 import sys
 from pathlib import Path
 
@@ -21,10 +22,25 @@ from potstill.cluster.on_ray import run_on_ray
 from potstill.core.errors import PotstillError
 
 
+def descendants(parent):
+    """All that a machine loses with its power: killed one by one, the nearest to the root last."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            words = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(words[1]) == parent:
+            own = int(stat.parent.name)
+            found += [*descendants(own), own]
+    return found
+
+
 def main():
     job, mark = load_job(sys.argv[1]), Path(sys.argv[2])
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     first = cluster.add_node(num_cpus=2)
+    raylet = first.all_processes["raylet"][0].process.pid
     job = job.model_copy(update={"address": cluster.address})
 
     struck = []
@@ -35,6 +51,8 @@ def main():
             struck.append(True)
             cluster.add_node(num_cpus=2)
             print("the first node is killed", flush=True)
+            for process in (*descendants(raylet), raylet):
+                os.kill(process, signal.SIGKILL)
             cluster.remove_node(first, allow_graceful=False)
 
     code = 0

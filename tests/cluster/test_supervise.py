@@ -98,6 +98,12 @@ def test_wrong_input_is_not_tried_again():
     assert len(stage.placed) == 1
 
 
+def test_a_folder_that_an_earlier_life_still_holds_is_tried_again():
+    stage = Stage({"work": [LOST, ends(2, "in use"), ends(0)]})
+    stage.run({"programs": {"work": WORK}})
+    assert len(stage.placed) == 3
+
+
 def test_a_service_that_ends_by_itself_has_failed():
     stage = Stage({"work": [ends(0, after=9)], "teacher": [ends(0), [RUNS]]})
     stage.run({"programs": {"teacher": TEACHER, "work": WORK}})

@@ -87,7 +87,7 @@ def main() -> None:
     torch.set_num_threads(1)
     try:
         with joined(job.timeout) as ranks, StopFlag(ranks.signal) as flag:
-            {"train": train_here, "talk": talk, "slices": slices}[job.do](folder, job, ranks, flag)
+            {"train": train_here, "talk": talk, "slices": slices, "refused": refused}[job.do](folder, job, ranks, flag)
     except PotstillError as error:
         if not error.told:
             print(error, file=sys.stderr)
@@ -236,6 +236,15 @@ def talk(folder, job, ranks, flag):
     assert ranks.lead(lambda: "still together") == "still together"
     ranks.conclude(lambda: time.sleep(0.3))
     print("heard")
+
+
+def refused(folder, job, ranks, flag):
+    from potstill.core.errors import FolderError
+
+    def fails():
+        raise FolderError("no room here")
+
+    ranks.lead(fails)
 
 
 def slices(folder, job, ranks, flag):

@@ -81,3 +81,9 @@ def test_errors_of_this_rank_pass_as_they_are(tmp_path):
     # Both ranks raise the same sentence; one of them says it.
     assert sum("not finite: teacher's logits" in one.said for one in ended) == 1
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["event"] == "skip"
+
+
+def test_a_folder_that_is_in_use_is_told_once(tmp_path):
+    ended = crew(tmp_path, 3, do="refused")
+    assert [one.code for one in ended] == [2, 2, 2]
+    assert [one.said.count("no room here") for one in ended] == [1, 0, 0]

@@ -23,8 +23,8 @@ class ProgramSettings(Settings):
     ranks_per_node, it runs under torchrun, as ranks of one job. environment: variables it gets on top. `{NAME.host}` in
     a word or a variable is the address of the machine that program NAME runs on. service: runs for the sake of the
     others, and is stopped when they are done. cpus, gpus, resources: what it needs of each of its nodes, in Ray's
-    words. restarts: how often it may fail and be started again, here or on another machine; never after wrong input,
-    exit code 2.
+    words. restarts: how often it may fail and be started again, here or on another machine; but not when its first
+    life ended with exit code 2, wrong input.
     """
 
     command: Annotated[tuple[str, ...], Field(min_length=1)]

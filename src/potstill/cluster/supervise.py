@@ -144,8 +144,10 @@ class Supervisor:
             return
         how = state.reason or f"exit code {state.code}"
         one.failures += 1
-        if state.code == WRONG_INPUT or one.failures > one.settings.restarts:
-            why = "wrong input is not tried again" if state.code == WRONG_INPUT else f"failed {one.failures} times"
+        # Later the input was right once: a run folder may still be held by a life that is about to end.
+        wrong = state.code == WRONG_INPUT and one.failures == 1
+        if wrong or one.failures > one.settings.restarts:
+            why = "wrong input is not tried again" if wrong else f"failed {one.failures} times"
             said = "".join(f"\n  {line}" for line in one.tail[-TAIL_LINES:])
             raise RunError(f"{one.name} ended ({how}; {why}), so the job was stopped. Its last lines:{said}")
         wait = min(LONGEST_WAIT_SECONDS, 2.0 ** (one.failures - 1))

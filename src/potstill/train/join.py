@@ -105,6 +105,8 @@ class _Job:
 
     def _own(self, error: BaseException) -> BaseException:
         assert self._store is not None
+        if isinstance(error, PotstillError) and error.told:
+            return error
         message = str(error) if isinstance(error, PotstillError) else f"{type(error).__name__}: {error}"
         kind = failed(error) if isinstance(error, PotstillError) else {"error": RunError.__name__}
         mine = json.dumps({**kind, "who": self._who(self.rank), "message": message})

@@ -12,6 +12,7 @@ from torch import nn
 from potstill import assemble
 from potstill.bench import Bench
 from potstill.config import StageSettings
+from potstill.core.protocols import Observer
 from potstill.data.order import Batches
 from potstill.data.prepare import Prepared
 from potstill.objectives.logits import Hinton
@@ -96,7 +97,7 @@ def learn(
         resume_command=f"potstill resume {bench.folder.root}",
         ranks=bench.ranks,
     )
-    observers = [Console(), LogFile(bench.folder.root / "log.txt")] if bench.ranks.leads else []
+    observers: list[Observer] = [Console(), LogFile(bench.folder.root / "log.txt")] if bench.ranks.leads else []
     return train(plan, flag=bench.stop, observers=observers)
 
 

@@ -40,6 +40,8 @@ def main():
     job, mark = load_job(sys.argv[1]), Path(sys.argv[2])
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     first = cluster.add_node(num_cpus=2)
+    for _ in range(max(program.nodes for program in job.programs.values()) - 1):
+        cluster.add_node(num_cpus=2)
     raylet = first.all_processes["raylet"][0].process.pid
     job = job.model_copy(update={"address": cluster.address})
 

@@ -94,3 +94,28 @@ def test_a_student_of_two_ranks_and_its_service_move_together(tmp_path):
     assert any(re.search(r"start \d+/600 · resumed step-\d+0", line) for line in lines[struck:]), done.stdout
     steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in steps if row["event"] == "step"] == list(range(1, 601))
+
+
+@pytest.mark.slow
+def test_a_student_over_two_nodes(tmp_path):
+    recipe = language_model(make_materials(tmp_path))
+    recipe["train"].update(gradient_accumulation_steps=2)
+    write_recipe(tmp_path, recipe)
+    student = {
+        "command": ["potstill", "run", "recipe.yaml", "--output-dir", "run"],
+        "nodes": 2,
+        "environment": {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    }
+    done = colony(tmp_path, {"student": student}, tmp_path / "never")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"student: started on \S+, \S+\n", done.stdout)
+    assert json.loads((tmp_path / "run" / "env.json").read_text())["ranks"] == 2
+
+
+@pytest.mark.slow
+def test_what_fails_too_often_ends_the_job_with_its_last_words(tmp_path):
+    work = {"command": [sys.executable, "-c", "import sys; sys.exit('the disk is full')"], "restarts": 1}
+    done = colony(tmp_path, {"work": work}, tmp_path / "never")
+    assert done.returncode == 1
+    assert "work ended (exit code 1; failed 2 times), so the job was stopped. Its last lines:" in done.stdout
+    assert "  the disk is full" in done.stdout

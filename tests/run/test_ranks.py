@@ -11,6 +11,9 @@ import time
 
 import pytest
 
+from potstill.core.errors import FolderError
+from potstill.folder import RunFolder
+from potstill.recipe_yaml import load_recipe
 from tests.run.test_stop import Process
 from tests.run.tiny_recipe import language_model, write_recipe
 
@@ -179,3 +182,13 @@ def test_a_packaged_encoder_on_two_ranks(tmp_path):
     again = Process("resume", tmp_path / "three")
     assert again.ends() == 0, again.said
     same(lines(tmp_path / "one"), lines(tmp_path / "three"))
+
+
+def test_a_machine_that_does_not_see_the_folder_is_refused(materials, tmp_path):
+    recipe = load_recipe(write_recipe(tmp_path, recipe_of(materials)))
+    RunFolder.open(tmp_path / "run", recipe).refuse_unseen(recipe)
+    with pytest.raises(FolderError, match="does not see the run that the first rank began there"):
+        RunFolder(tmp_path / "elsewhere").refuse_unseen(recipe)
+    other = recipe.model_copy(update={"seed": 5})
+    with pytest.raises(FolderError, match="these settings differ: seed"):
+        RunFolder(tmp_path / "run").refuse_unseen(other)

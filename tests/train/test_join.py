@@ -29,7 +29,7 @@ def test_without_a_launcher_there_is_one(monkeypatch):
         assert isinstance(ranks, Alone)
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_killed_rank_is_named_by_the_others(undisturbed, tmp_path, size):
     ended = crew(tmp_path, size, fault="killed", question=7 if size == 2 else 14)
     assert [one.code for one in ended] == [1, -9, 1][:size]

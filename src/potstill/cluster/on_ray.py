@@ -159,7 +159,8 @@ class OnRay:
                 master=master,
                 port=port,
             )
-            environment = dict(self._environment)
+            threads = str(max(1, settings.cpus // settings.ranks_per_node))
+            environment = {"OMP_NUM_THREADS": threads, **self._environment}
             self._ray.get(member.start.remote(line, self._directory, environment), timeout=ANSWER_SECONDS)
         self._hosts = [host for host, _ in addresses]
         return State()

@@ -34,6 +34,7 @@ FLOORS = {
     "traffic": 3.2,
     "estimate": 3.5,
     "folder": 4,
+    "cluster": 4,
     "assemble": 5,
     "bench": 4.5,
     "scribe": 5.5,
@@ -56,6 +57,7 @@ PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "mar
 TORCH_FREE = [
     *("core.errors", "core.lineage", "core.example", "core.settings", "core.task", "core.record", "core.progress"),
     *(f"{room}.settings" for room in ("data", "students", "objectives", "teachers", "train", "evaluate", "export")),
+    *("cluster.settings", "cluster.job", "cluster.supervise", "cluster.member"),
     *("config", "recipe_rules", "recipe_text", "recipe_names", "recipe_faults", "recipe_overrides", "recipe_yaml"),
     *("recipe_writing", "teachers.endpoint_settings"),
     *("teachers.forms", "teachers.framing", "students.shape", "traffic", "estimate"),

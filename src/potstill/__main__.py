@@ -2,7 +2,7 @@
 
 import sys
 
-from potstill.cli.main import main
+from potstill.cli.main import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry())

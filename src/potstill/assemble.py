@@ -248,7 +248,8 @@ def keep_members(
     bench: Bench, drop_above: float, members: Sequence[LocalTeacher], read: Sequence[Prepared]
 ) -> tuple[int, ...]:
     """Positions of the members whose cross-entropy on the validation rows is not too far above the best."""
-    losses = [validation_loss(bench, one.forward, own) for one, own in zip(members, read, strict=True)]
+    heard = [validation_loss(bench, one.forward, own) for one, own in zip(members, read, strict=True)]
+    losses = bench.ranks.lead(lambda: heard)
     kept = kept_members(losses, drop_above)
     for position in sorted(set(range(len(members))) - set(kept)):
         bench.say(f"teacher {position} is left out: cross-entropy {losses[position]:.3f}, best {min(losses):.3f}")
@@ -289,13 +290,13 @@ def recorded(bench: Bench, one: LocalTeacher, own: Prepared, prepared: Prepared,
             "data.on_long_row: truncate"
         )
     folder = place / f"answers-{one.voice.teacher}"
-    if (folder / "answers.json").exists():
+    if bench.ranks.lead((folder / "answers.json").exists):
         return AnswerCache.load(folder, one.voice)
     rows = own.train.encoded
     bench.say(f"asking the teacher about {len(rows):,} rows, once")
     batches = in_order(rows, own.collate, bench.recipe.train.per_device_eval_batch_size)
     answers = AnswerCache.record(one, polled(bench, batches), rows_total=len(rows))
-    answers.save(folder)
+    bench.ranks.lead(lambda: answers.save(folder))
     return answers
 
 

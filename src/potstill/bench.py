@@ -14,6 +14,7 @@ from potstill.config import Recipe
 from potstill.data.prepare import Prepared, prepare
 from potstill.folder import RunFolder
 from potstill.students.record import ModelRecord
+from potstill.train.ranks import Alone, Ranks
 from potstill.train.stop import StopFlag
 
 
@@ -21,13 +22,14 @@ from potstill.train.stop import StopFlag
 class Bench:
     """One run at work. products: finished stages by name. records: of the models loaded so far, by their name in the
     recipe. endpoints: who was found to teach at a URL. closing: what a training leaves open. say: tells a person what
-    happens now, on stderr and in the log."""
+    happens now, on stderr and in the log. ranks: who shares the trainings."""
 
     recipe: Recipe
     folder: RunFolder
     stop: StopFlag
     say: Callable[[str], None]
     trust_remote_code: bool = False
+    ranks: Ranks = field(default_factory=Alone)
     products: dict[str, Path] = field(default_factory=dict)
     records: dict[str, ModelRecord] = field(default_factory=dict)
     endpoints: dict[str, str] = field(default_factory=dict)

@@ -24,6 +24,7 @@ NEEDED = ("torch", "transformers", "safetensors", "datasets")
 EXTRAS = (
     ("gguf", "gguf", "reads .gguf model files, the packaged SmolLM2 among them"),
     ("scikit-learn", "demo", "the linear probe and the TF-IDF control of classifiers"),
+    ("ray", "cluster", "finds machines for teachers and students"),
 )
 # What a recipe calls it, the distribution that carries it, and how to get it; none is installed with its dependencies.
 PACKAGED = (

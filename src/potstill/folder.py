@@ -64,6 +64,15 @@ class RunFolder:
         """The resolved recipe."""
         return self.root / "config.yaml"
 
+    def refuse_unseen(self, recipe: Recipe) -> None:
+        """For a process that did not open the folder itself, perhaps on another machine. Raises FolderError."""
+        if not self.config.is_file():
+            raise FolderError(
+                f"{self.root}: {platform.node()} does not see the run that the first rank began there: name a folder "
+                f"on a disk that all machines share with --output-dir."
+            )
+        self.refuse_another(recipe)
+
     def looks_like_a_run(self) -> bool:
         """Only the lock and the log of a run may be there before its recipe is."""
         return {entry.name for entry in self.root.iterdir()} <= {".lock", "log.txt"}
@@ -136,7 +145,7 @@ class RunFolder:
             ) from error
 
 
-def environment(threads: int) -> dict[str, Any]:
+def environment(threads: int, ranks: int = 1) -> dict[str, Any]:
     """What the numbers of this run depend on beside its recipe."""
     found = {}
     for name in VERSIONS:
@@ -151,6 +160,7 @@ def environment(threads: int) -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": threads,
+        "ranks": ranks,
     }
 
 

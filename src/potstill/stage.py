@@ -12,7 +12,7 @@ from torch import nn
 from potstill import assemble
 from potstill.bench import Bench
 from potstill.config import StageSettings
-from potstill.core.protocols import Forward
+from potstill.core.protocols import Observer
 from potstill.data.order import Batches
 from potstill.data.prepare import Prepared
 from potstill.durable import writing
@@ -20,6 +20,7 @@ from potstill.elsewhere import looked_ahead, same_tokenizer
 from potstill.students.freeze import freeze, names_of
 from potstill.students.load import LoadedModel
 from potstill.students.save import save_model
+from potstill.students.taps import outputs
 from potstill.train.capture import load_weights
 from potstill.train.loop import train
 from potstill.train.observe import Console, LogFile
@@ -36,43 +37,53 @@ def run_stage(bench: Bench, stage: StageSettings, *, steps: int | None = None) -
     saves the student as initialised."""
     place = bench.folder.stage(stage.name)
     product = place / "model"
-    if not (place / DONE).exists():
+    if not bench.ranks.lead((place / DONE).exists):
         bench.say(f"stage {stage.name}")
         refuse_other_vocabularies(bench, stage)
         made, prepared = assemble.student(bench, stage.student)
         with bench.closing:
             result = None if steps == 0 else learn(bench, stage, made, prepared, place, steps)
-        with writing(place / REJECTS):
-            prepared.quarantine.write(place / REJECTS)
-        aside = place / "model.partial"
-        shutil.rmtree(aside, ignore_errors=True)
-        try:
-            save_model(made, aside)
-            shutil.rmtree(product, ignore_errors=True)
-            aside.replace(product)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-        done = summary(bench, made, prepared, result) | {"teachers": teachers(bench, stage) if result else []}
-        done["left_out"] = bench.folder.read_json(f"stages/{stage.name}/{LEFT_OUT}") or []
-        bench.folder.write_json(f"stages/{stage.name}/{DONE}", done)
-        shutil.rmtree(place / "checkpoints", ignore_errors=True)
+        bench.ranks.lead(lambda: finish(bench, stage, made, prepared, result, place))
     bench.products[stage.name] = product
+
+
+def finish(
+    bench: Bench, stage: StageSettings, made: LoadedModel, prepared: Prepared, result: TrainResult | None, place: Path
+) -> None:
+    """Write what the stage leaves behind, its record last."""
+    with writing(place / REJECTS):
+        prepared.quarantine.write(place / REJECTS)
+    if result is not None:
+        load_weights(result.best, made.module)
+        made.module.eval()
+    product, aside = place / "model", place / "model.partial"
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        save_model(made, aside)
+        shutil.rmtree(product, ignore_errors=True)
+        aside.replace(product)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    done = summary(bench, made, prepared, result) | {"teachers": teachers(bench, stage) if result else []}
+    done["left_out"] = bench.folder.read_json(f"stages/{stage.name}/{LEFT_OUT}") or []
+    bench.folder.write_json(f"stages/{stage.name}/{DONE}", done)
+    shutil.rmtree(place / "checkpoints", ignore_errors=True)
 
 
 def learn(
     bench: Bench, stage: StageSettings, made: LoadedModel, prepared: Prepared, place: Path, steps: int | None
 ) -> TrainResult:
-    """The training itself; afterwards the module holds the weights of the best checkpoint."""
+    """The training itself, shared with the other ranks; its checkpoints lie in `place`."""
     bench.stop.check()
     heard = assemble.teacher(bench, stage, made, prepared, place)
     objective, companion = assemble.objective(stage, made, heard, prepared)
-    bench.folder.write_json(f"stages/{stage.name}/{LEFT_OUT}", list(heard.left_out))
+    bench.ranks.lead(lambda: bench.folder.write_json(f"stages/{stage.name}/{LEFT_OUT}", list(heard.left_out)))
     rows = assemble.rows_of(stage, prepared)
-    module, settings = made.module, stage.train
+    settings = stage.train
     if stage.student.freeze:
-        freeze(module, stage.student.freeze)
-    set_dropout(module, settings.dropout)
-    answer: Forward = assemble.forward(module)
+        freeze(made.module, stage.student.freeze)
+    set_dropout(made.module, settings.dropout)
+    module, answer = bench.ranks.spread(made.module, outputs)
     source = Batches(
         rows, heard.collate, settings.per_device_train_batch_size, bench.recipe.seed, settings.group_by_length
     )
@@ -101,11 +112,10 @@ def learn(
         head=names_of(module, "head"),
         companion=companion,
         resume_command=f"potstill resume {bench.folder.root}",
+        ranks=bench.ranks,
     )
-    result = train(plan, flag=bench.stop, observers=[Console(), LogFile(bench.folder.root / "log.txt")])
-    load_weights(result.best, module)
-    module.eval()
-    return result
+    observers: list[Observer] = [Console(), LogFile(bench.folder.root / "log.txt")] if bench.ranks.leads else []
+    return train(plan, flag=bench.stop, observers=observers)
 
 
 def set_dropout(module: nn.Module, probability: float | None) -> None:

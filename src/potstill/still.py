@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from potstill.recipe_yaml import dump_recipe, load_recipe
 from potstill.report.page import render
 from potstill.stage import curve, run_stage
 from potstill.students.settings import ModelSettings
+from potstill.train.join import TIMEOUT_SECONDS, joined
 from potstill.train.lock import RunLock
 from potstill.train.memory import keep_freed_memory
 from potstill.train.stop import StopFlag
@@ -35,24 +36,29 @@ def run(
     *,
     output_dir: str | Path | None = None,
     trust_remote_code: bool = False,
+    rank_timeout: float = TIMEOUT_SECONDS,
 ) -> RunRecord:
     """Do everything the recipe says; in a folder where it was begun before, go on.
 
-    recipe: a file, the name of a shipped recipe, or settings. Raises RecipeError, FolderError and what the rooms raise.
+    recipe: a file, the name of a shipped recipe, or settings. rank_timeout: seconds after which a job of several ranks
+    gives up one that does not answer. Raises RecipeError, FolderError and what the rooms raise.
     """
     settings = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     if isinstance(recipe, Recipe) and overrides:
         raise InputError("overrides change a recipe file; these settings are final: change them before calling run")
     root = Path(output_dir or settings.output_dir or Path("runs") / settings.name)
-    with opened(root, settings, trust_remote_code) as bench:
+    with opened(root, settings, trust_remote_code, rank_timeout) as bench:
         distil(bench)
         return recorded(bench.folder)
 
 
-def resume(run_folder: str | Path, *, trust_remote_code: bool = False) -> RunRecord:
-    """Go on with the run in this folder."""
+def resume(
+    run_folder: str | Path, *, trust_remote_code: bool = False, rank_timeout: float = TIMEOUT_SECONDS
+) -> RunRecord:
+    """Go on with the run in this folder, with as many ranks as there are now."""
     root = existing(run_folder)
-    return run(load_recipe(root / "config.yaml"), output_dir=root, trust_remote_code=trust_remote_code)
+    recipe = load_recipe(root / "config.yaml")
+    return run(recipe, output_dir=root, trust_remote_code=trust_remote_code, rank_timeout=rank_timeout)
 
 
 def evaluate_run(path: str | Path, *, recipe: Recipe | None = None, trust_remote_code: bool = False) -> RunRecord:
@@ -116,32 +122,48 @@ def tell(text: str) -> None:
 
 
 @contextmanager
-def opened(root: Path, recipe: Recipe, trust_remote_code: bool) -> Iterator[Bench]:
-    """The folder, locked and checked, with signals caught."""
+def opened(
+    root: Path, recipe: Recipe, trust_remote_code: bool, rank_timeout: float = TIMEOUT_SECONDS
+) -> Iterator[Bench]:
+    """The folder, locked and checked by the leader, with signals caught and the other ranks met."""
     keep_freed_memory()
-    with RunLock(root), StopFlag() as stop:
-        folder = RunFolder.open(root, recipe)
-        folder.write_json("env.json", environment(torch.get_num_threads()))
+    with joined(rank_timeout) as ranks, StopFlag(ranks.signal) as stop, ExitStack() as held:
+
+        def begin() -> None:
+            held.enter_context(RunLock(root))
+            RunFolder.open(root, recipe).write_json("env.json", environment(torch.get_num_threads(), ranks.size))
+
+        ranks.lead(begin)
+        folder = RunFolder(root)
+        ranks.everywhere(lambda: folder.refuse_unseen(recipe))
 
         def say(text: str) -> None:
-            tell(text)
-            folder.log(text)
+            if ranks.leads:
+                tell(text)
+                folder.log(text)
 
-        yield Bench(recipe=recipe, folder=folder, stop=stop, say=say, trust_remote_code=trust_remote_code)
+        yield Bench(recipe, folder, stop, say, trust_remote_code=trust_remote_code, ranks=ranks)
 
 
 def distil(bench: Bench, *, again: str | None = None) -> None:
     """Every phase in its order; what is done already is only read. again: a result that is made anew.
 
-    Raises RunError at the end, when all else is saved, if an export differs from the trained student.
+    All ranks train, and the leader does the rest. Raises RunError at the end, when all else is saved, if an export
+    differs from the trained student.
     """
     folder = bench.folder
     for stage in (*bench.recipe.stages, bench.recipe.final):
         run_stage(bench, stage)
-    recipe = bench.recipe = settled(bench)
-    taken = folder.stage_record("student")["steps"]
-    for stage, steps in controls(recipe, taken):
+    bench.recipe = settled(bench)
+    taken = bench.ranks.lead(lambda: folder.stage_record("student"))["steps"]
+    for stage, steps in controls(bench.recipe, taken):
         run_stage(bench, stage, steps=steps)
+    bench.ranks.conclude(lambda: conclude(bench, again))
+
+
+def conclude(bench: Bench, again: str | None) -> None:
+    """Measure, export and report what was trained."""
+    folder = bench.folder
     folder.write_lines("metrics.jsonl", [row for name in bench.products for row in curve(folder.stage(name), name)])
     folder.write_json("ledger.json", ledger(bench))
     if again == "findings.json" or folder.read_json("findings.json") is None:
@@ -160,9 +182,10 @@ def settled(bench: Bench) -> Recipe:
     """The recipe with the precision that was timed, written back: it now repeats its numbers in another folder too, and
     the controls train in the same precision as the student."""
     names = [*(stage.name for stage in bench.recipe.stages), "student"]
-    recipe = bench.recipe.settled({name: bench.folder.stage_record(name)["bf16"] for name in names})
+    timed = bench.ranks.lead(lambda: {name: bench.folder.stage_record(name)["bf16"] for name in names})
+    recipe = bench.recipe.settled(timed)
     if recipe != bench.recipe:
-        bench.folder.write_text("config.yaml", dump_recipe(recipe))
+        bench.ranks.lead(lambda: bench.folder.write_text("config.yaml", dump_recipe(recipe)))
     return recipe
 
 

@@ -14,8 +14,8 @@ FROZEN = {
         *("FILE", "KEY.SUB=VALUE", "--batch", "--length", "--vocabulary", "--hidden"),
         *("--bytes", "--top-k", "--teachers", "--bandwidth", "--json"),
     ],
-    "run": ["FILE", "KEY.SUB=VALUE", "--output-dir", "--trust-remote-code", "--json"],
-    "resume": ["RUN", "--trust-remote-code", "--json"],
+    "run": ["FILE", "KEY.SUB=VALUE", "--output-dir", "--trust-remote-code", "--rank-timeout", "--json"],
+    "resume": ["RUN", "--trust-remote-code", "--rank-timeout", "--json"],
     "evaluate": ["MODEL_OR_RUN", "KEY.SUB=VALUE", "--recipe", "--trust-remote-code", "--json"],
     "export": ["RUN", "--trust-remote-code", "--json"],
     "report": ["RUN", "--json"],
@@ -24,6 +24,7 @@ FROZEN = {
         *("MODEL", "--task", "--name", "--host", "--port", "--socket", "--stream-port", "--key-file", "--key-env"),
         *("--tls-cert", "--tls-key", "--calibrate", "--bf16", "--limit", "--trust-remote-code", "--json"),
     ],
+    "cluster": ["FILE", "--json"],
 }
 GLOBAL = ["--traceback", "--version"]
 

@@ -29,7 +29,7 @@ def test_run_hands_over_a_checked_recipe_and_its_flags(verbs, capsys):
     arguments = ["run", "classifier", "train.max_steps=7", "--output-dir", "runs/y", "--trust-remote-code"]
     assert main(arguments) == 0
     recipe = load_recipe("classifier", ["train.max_steps=7"])
-    verbs.run.assert_called_once_with(recipe, output_dir="runs/y", trust_remote_code=True)
+    verbs.run.assert_called_once_with(recipe, output_dir="runs/y", trust_remote_code=True, rank_timeout=600.0)
     out, err = capsys.readouterr()
     assert "a library talks" in err
     assert "a library talks" not in out

@@ -291,7 +291,7 @@ def test_the_precision_decision_is_kept(tmp_path, monkeypatch):
     """Also when the run dies before its first save, and when the clock would now say otherwise."""
 
     def probe_says(bf16):
-        def choose(setting, probe, *, native):
+        def choose(setting, probe, *, native, clock):
             probe(True)  # draws dropout masks and touches running statistics
             return resume.Precision(bf16, "by decree")
 
@@ -317,7 +317,7 @@ def test_the_precision_decision_is_kept(tmp_path, monkeypatch):
 def test_the_probe_leaves_no_trace(undisturbed, tmp_path, monkeypatch):
     from potstill.train import resume
 
-    def choose(setting, probe, *, native):
+    def choose(setting, probe, *, native, clock):
         for bf16 in (False, True, False):
             probe(bf16)
         return resume.Precision(False, "by decree")

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from potstill.cli.cluster import cluster
 from potstill.cli.cp import cp
 from potstill.cli.doctor import doctor
 from potstill.cli.evaluate import evaluate
@@ -45,6 +46,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "report": report,
     "write": write,
     "serve": serve,
+    "cluster": cluster,
 }
 # typer keeps a copy of click, or depends on it, by version; its public BadParameter leads to the common class of both.
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
@@ -102,11 +104,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         faults = [{**_fields(fault), "message": str(fault)} for fault in error.faults]
         return _fail(str(error), error.exit_code, words, faults=faults)
     except PotstillError as error:
-        return _fail(str(error), error.exit_code, words)
+        return error.exit_code if error.told else _fail(str(error), error.exit_code, words)
     except _USAGE_ERROR as error:
         return _fail(f"{error.format_message()} Try `potstill --help`.", 2, words)  # type: ignore[attr-defined]
     except Exception as error:
         return _fail(_unforeseen(error), 1, words)
+
+
+def entry() -> int:
+    """What the installed command runs. A rank leaves at once: its communication threads may still be closing, and the
+    interpreter's own way out has been seen to trip over them, after all was done."""
+    code = main()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _unforeseen(error: BaseException) -> str:

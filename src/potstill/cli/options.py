@@ -15,3 +15,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result, or the e
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Let a model folder run its own Python code. Never set by a recipe.")
 ]
+RankTimeout = Annotated[
+    float,
+    typer.Option("--rank-timeout", min=1.0, help="With several ranks: seconds until one that is silent is given up."),
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -14,7 +15,9 @@ class OutputClosed(Exception):
 
 
 def emit(text: str, values: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print the result. Raises OutputClosed when nobody reads it."""
+    """Print the result. Raises OutputClosed when nobody reads it. Of several ranks only the first one prints."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     try:
         print(json.dumps(values, indent=2, default=str) if as_json else text.rstrip("\n"), flush=True)
     except BrokenPipeError as error:

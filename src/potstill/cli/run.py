@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from potstill.cli.options import AsJson, Overrides, RecipeFile, TrustRemoteCode
+from potstill.cli.options import AsJson, Overrides, RankTimeout, RecipeFile, TrustRemoteCode
 from potstill.cli.output import emit, working
 
 
@@ -13,6 +13,7 @@ def run(
     overrides: Overrides = None,
     output_dir: Annotated[str | None, typer.Option("--output-dir", help="The run folder; made if missing.")] = None,
     trust_remote_code: TrustRemoteCode = False,
+    rank_timeout: RankTimeout = 600.0,
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe. Train its stages, measure, export and report, all in one folder."""
@@ -22,7 +23,9 @@ def run(
     with working():
         from potstill import still
 
-        record = still.run(recipe, output_dir=output_dir, trust_remote_code=trust_remote_code)
+        record = still.run(
+            recipe, output_dir=output_dir, trust_remote_code=trust_remote_code, rank_timeout=rank_timeout
+        )
     from potstill.cli.summary import record_text, record_values
 
     emit(record_text(record), record_values(record), as_json=as_json)

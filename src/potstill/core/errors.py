@@ -10,9 +10,13 @@ from dataclasses import dataclass
 
 
 class PotstillError(Exception):
-    """The root: whatever the user is meant to read, without a traceback."""
+    """The root: whatever the user is meant to read, without a traceback.
+
+    told: another process of the same job says it already.
+    """
 
     exit_code = 1
+    told = False
 
 
 class InputError(PotstillError, ValueError):

@@ -16,23 +16,30 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from potstill.core.errors import CheckpointError
+from potstill.train.shards import is_spread, spread_like
 
 WEIGHTS = "model"
 COMPANION = "objective"
 
 
 def unique_tensors(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The module's state with each memory once, and alias -> name for the rest (tied weights)."""
+    """The module's state with each memory once, and alias -> name for the rest (tied weights). What is spread over
+    ranks stays so."""
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     first: dict[tuple[object, ...], str] = {}
     storages: set[int] = set()
-    for name, tensor in module.state_dict().items():
-        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+    for name, kept in module.state_dict(keep_vars=True).items():
+        tensor, spread = kept.detach(), is_spread(kept)
+        # A slice of a spread tensor can be empty on one rank and not on another; the object is shared everywhere.
+        key = (id(kept),) if spread else (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if tensor.numel() and key in first:
             aliases[name] = first[key]
             continue
         first[key] = name
+        if spread:
+            tensors[name] = tensor
+            continue
         storage = tensor.untyped_storage().data_ptr()
         # safetensors refuses views into one storage even where they do not overlap.
         tensors[name] = tensor.contiguous() if storage not in storages else tensor.contiguous().clone()
@@ -50,6 +57,8 @@ def load_weights(folder: Path, module: nn.Module, name: str = WEIGHTS) -> None:
         aliases = json.loads((file.metadata() or {}).get("aliases", "{}"))
     tensors = load_file(path)
     tensors.update({alias: tensors[name] for alias, name in aliases.items()})
+    own = module.state_dict()
+    tensors = {name: spread_like(tensor, own.get(name, tensor)) for name, tensor in tensors.items()}
     try:
         module.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
@@ -79,7 +88,8 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
         if name not in parameters:
             raise CheckpointError(f"the checkpoint has optimiser state for {name}, which is not trained now")
         parameter = parameters[name]
-        optimiser.state[parameter][key] = torch.empty_like(saved, device=parameter.device).copy_(saved)
+        own = torch.empty_like(saved, device=parameter.device).copy_(saved)
+        optimiser.state[parameter][key] = spread_like(own, parameter)
 
 
 def changing_buffers(module: nn.Module) -> dict[str, Tensor]:

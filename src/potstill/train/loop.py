@@ -14,7 +14,7 @@ from potstill.core.errors import DiskError, InputError, NumbersError, RunError, 
 from potstill.core.protocols import Observer
 from potstill.train.capture import restore_buffers
 from potstill.train.determinism import deterministic, restore_random_state
-from potstill.train.metrics import MetricsFile
+from potstill.train.metrics import metrics_file
 from potstill.train.optimise import schedule_factor, set_learning_rate, warmup_steps
 from potstill.train.pause import pause, save_between_steps
 from potstill.train.plan import TrainPlan, TrainResult
@@ -33,7 +33,7 @@ def train(plan: TrainPlan, *, flag: StopFlag, observers: Sequence[Observer] = ()
     that are not finite; DiskError or FolderError when a save fails (earlier ones stand); FolderError and
     CheckpointError when what is saved cannot be continued; InputError when the plan contradicts itself.
     """
-    with deterministic(), MetricsFile(plan.folder / "metrics.jsonl") as curve:
+    with deterministic(), metrics_file(plan.folder / "metrics.jsonl", kept=plan.ranks.leads) as curve:
         running = begin(plan, flag=flag, observers=observers, curve=curve)
         try:
             while True:
@@ -80,10 +80,11 @@ def _evaluate(running: Running) -> None:
     assert plan.evaluate is not None
     plan.module.eval()
     try:
-        metrics = dict(plan.evaluate())
+        found = dict(plan.evaluate())
     finally:
         plan.module.train()
         restore_random_state(running.before.random)
+    metrics = plan.ranks.lead(lambda: found)
     now.metrics, now.evaluated = metrics, now.step
     value = _judged(metrics, plan.settings.metric_for_best_model, now.step)
     lower = plan.settings.metric_for_best_model.rsplit(".", 1)[-1] in LOWER_IS_BETTER

@@ -52,5 +52,36 @@ class MetricsFile:
             write_all(self._file, json.dumps(row, allow_nan=False).encode() + b"\n")
 
 
+class UnkeptMetrics:
+    """The curve on a process that does not write: the same lines lie in another one's file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __enter__(self) -> UnkeptMetrics:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def position(self) -> int:
+        """Nothing was written."""
+        return 0
+
+    def cut(self, position: int) -> bool:
+        """Nothing can be missing."""
+        return True
+
+    def append(self, event: str, step: int, values: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+
+def metrics_file(path: Path, *, kept: bool) -> MetricsFile | UnkeptMetrics:
+    """The curve of a training, or of a process that only takes part in one."""
+    return MetricsFile(path) if kept else UnkeptMetrics(path)
+
+
 def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -17,6 +17,7 @@ from torch import nn
 from potstill.core.errors import InputError
 from potstill.train.plan import Companion
 from potstill.train.settings import TrainSettings
+from potstill.train.shards import whole
 
 Schedule = Literal["cosine", "linear", "constant"]
 
@@ -83,7 +84,7 @@ def gradient_norm(optimiser: torch.optim.Optimizer) -> float:
     """The norm over the student's gradients; that of a companion's instead where it is not finite."""
     student, beside = _gradients(optimiser, limited=False), _gradients(optimiser, limited=True)
     own = float(nn.utils.get_total_norm(beside)) if beside else 0.0
-    return float(nn.utils.get_total_norm(student)) if math.isfinite(own) else own
+    return float(whole(nn.utils.get_total_norm(student))) if math.isfinite(own) else own
 
 
 def bound_gradients(optimiser: torch.optim.Optimizer, norm: float, max_norm: float) -> None:

@@ -24,5 +24,5 @@ def pause(running: Running, away: TeacherAway, *, poll: Callable[[], None]) -> N
     save_between_steps(running)
     started = time.monotonic()
     running.notify("pause", {"reason": str(away)})
-    away.wait(poll)
+    running.plan.ranks.everywhere(lambda: away.wait(poll))
     running.notify("resume", {"seconds": time.monotonic() - started})

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import nn
 from potstill.core.errors import InputError
 from potstill.core.protocols import BatchSource, Forward, Objective, Teacher
 from potstill.train.precision import Precision
+from potstill.train.ranks import Alone, Ranks
 from potstill.train.settings import TrainSettings
 
 
@@ -40,7 +41,8 @@ class TrainPlan:
     forward: runs `module`, so that its gradients reach the module's parameters. source: stands at its beginning.
     evaluate: called with the module in eval mode; returns metrics by name, and polls the stop flag if it takes long.
     head: names of the parameters that `settings.head_learning_rate` is for. companion: what else learns.
-    resume_command: said to the user.
+    resume_command: said to the user. ranks: who shares the work; the steps are those of one process, however many
+    share them.
     """
 
     settings: TrainSettings
@@ -57,6 +59,7 @@ class TrainPlan:
     head: tuple[str, ...] = ()
     companion: Companion | None = None
     resume_command: str = "potstill resume RUN"
+    ranks: Ranks = field(default_factory=Alone)
 
     @property
     def learning(self) -> tuple[nn.Module, ...]:

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
 from potstill.core.errors import SignalError
@@ -37,13 +39,17 @@ from potstill.train.determinism import (
     restore_random_state,
     seed_everything,
 )
-from potstill.train.metrics import MetricsFile
+from potstill.train.metrics import MetricsFile, UnkeptMetrics
 from potstill.train.optimise import build_optimiser
 from potstill.train.plan import TrainPlan
 from potstill.train.precision import Precision, choose_bf16, has_native_bf16
+from potstill.train.shards import gathered, settle
 from potstill.train.state import Checkpoint, latest_complete, prune_checkpoints, save_checkpoint
 from potstill.train.step import backward
 from potstill.train.stop import StopFlag
+
+# Far enough apart that no two ranks of runs whose seeds are counted up draw the same numbers.
+SEEDS_APART = 1_000_003
 
 
 @dataclass(slots=True)
@@ -97,7 +103,7 @@ class Running:
     observers: Sequence[Observer]
     optimiser: torch.optim.AdamW
     precision: Precision
-    curve: MetricsFile
+    curve: MetricsFile | UnkeptMetrics
     standing: Standing
     before: Boundary
     kept: set[int]
@@ -110,18 +116,20 @@ class Running:
             observer.notice(event, progress, values)
 
 
-def begin(plan: TrainPlan, *, flag: StopFlag, observers: Sequence[Observer], curve: MetricsFile) -> Running:
+def begin(
+    plan: TrainPlan, *, flag: StopFlag, observers: Sequence[Observer], curve: MetricsFile | UnkeptMetrics
+) -> Running:
     """Restore the newest whole checkpoint, or start from the seed. Raises what `latest_complete` raises."""
     if plan.objective.want().teacher and plan.teacher is None:
         raise SignalError("the objective learns from a teacher and there is none: name one, or set soft_weight to 0")
     notes: list[str] = []
-    checkpoint = latest_complete(plan.checkpoints, plan.fingerprint, notice=notes.append)
+    checkpoint = _newest(plan, notes)
     optimiser = build_optimiser(plan.module, plan.settings, head=plan.head, companion=plan.companion)
     plan.module.train()
     if checkpoint is None:
         precision = _decide_precision(plan, flag.check)
         standing, kept = Standing(), set[int]()
-        seed_everything(plan.seed)
+        seed_everything(_own_seed(plan))
     else:
         precision = Precision(**checkpoint.state["precision"])
         standing, kept = Standing(**checkpoint.state["standing"]), {checkpoint.step}
@@ -129,6 +137,8 @@ def begin(plan: TrainPlan, *, flag: StopFlag, observers: Sequence[Observer], cur
         if checkpoint.state["threads"] != torch.get_num_threads():
             threads = f"{checkpoint.state['threads']} threads before, {torch.get_num_threads()} now"
             notes.append(f"{threads}: sums may round differently from here on")
+        if (ranks := checkpoint.state.get("ranks", 1)) != plan.ranks.size:
+            notes.append(f"{ranks} ranks before, {plan.ranks.size} now: sums may round differently from here on")
     if not curve.cut(checkpoint.state["curve_position"] if checkpoint else 0):
         notes.append(f"{curve.path.name} is shorter than it was at the save: lines of the curve are lost")
     running = Running(plan, observers, optimiser, precision, curve, standing, boundary(plan), kept)
@@ -137,13 +147,40 @@ def begin(plan: TrainPlan, *, flag: StopFlag, observers: Sequence[Observer], cur
     return running
 
 
+def _newest(plan: TrainPlan, notes: list[str]) -> Checkpoint | None:
+    """The newest whole checkpoint. The leader looks, since damaged ones are set aside: once, and not under the feet of
+    the others."""
+
+    def look() -> dict[str, Any]:
+        found = latest_complete(plan.checkpoints, plan.fingerprint, notice=notes.append)
+        return {"step": None} if found is None else {"step": found.step, "state": dict(found.state)}
+
+    told = plan.ranks.lead(look)
+    if told["step"] is None:
+        return None
+    return Checkpoint(plan.checkpoints / f"step-{told['step']}", told["step"], told["state"])
+
+
+def _own_seed(plan: TrainPlan, step: int = 0) -> int:
+    """Every rank draws its own dropout; the leader draws what one process would."""
+    return plan.seed + SEEDS_APART * plan.ranks.rank + step
+
+
+def _rng_file(rank: int) -> str:
+    return f"rng-{rank}" if rank else "rng"
+
+
 def _restore(plan: TrainPlan, checkpoint: Checkpoint, optimiser: torch.optim.AdamW) -> None:
     load_weights(checkpoint.folder, plan.module)
     if plan.companion is not None:
         load_weights(checkpoint.folder, plan.companion.module, COMPANION)
     restore_optimiser(optimiser, checkpoint.tensors("optimizer"))
     plan.source.restore(checkpoint.state["source"])
-    restore_random_state(decode_random_state(checkpoint.tensors("rng")))
+    file = _rng_file(plan.ranks.rank)
+    if (checkpoint.folder / f"{file}.safetensors").exists():
+        restore_random_state(decode_random_state(checkpoint.tensors(file)))
+    else:  # a rank that was not there when this was saved
+        seed_everything(_own_seed(plan, checkpoint.step))
 
 
 def _decide_precision(plan: TrainPlan, poll: Callable[[], None]) -> Precision:
@@ -151,10 +188,9 @@ def _decide_precision(plan: TrainPlan, poll: Callable[[], None]) -> Precision:
     must not decide otherwise when it starts again."""
     file = plan.folder / "precision.json"
     setting = plan.settings.bf16
-    if file.exists():
-        decided = json.loads(file.read_bytes())
-        if decided["setting"] == setting:
-            return Precision(**decided["precision"])
+    decided = plan.ranks.lead(lambda: json.loads(file.read_bytes()) if file.exists() else None)
+    if decided is not None and decided["setting"] == setting:
+        return Precision(**decided["precision"])
     start, gradients = boundary(plan), [p for one in plan.learning for p in one.parameters() if p.requires_grad]
     batch = plan.source.next() if setting == "auto" else None
 
@@ -166,10 +202,15 @@ def _decide_precision(plan: TrainPlan, poll: Callable[[], None]) -> Precision:
             parameter.grad = None
 
     device = next(plan.module.parameters()).device
-    precision = choose_bf16(setting, probe, native=has_native_bf16(device.type))
+    native = plan.ranks.lead(lambda: has_native_bf16(device.type))
+    precision = choose_bf16(setting, probe, native=native, clock=plan.ranks.clock)
     return_to(plan, start)
-    with writing(file):
-        replace_file(file, json.dumps({"setting": setting, "precision": asdict(precision)}).encode())
+
+    def write() -> None:
+        with writing(file):
+            replace_file(file, json.dumps({"setting": setting, "precision": asdict(precision)}).encode())
+
+    plan.ranks.lead(write)
     return precision
 
 
@@ -179,28 +220,40 @@ def save(running: Running) -> None:
     if step in running.kept:
         return
     started = time.perf_counter()
-    weights, aliases = unique_tensors(plan.module)
-    tensors = {
-        WEIGHTS: weights,
-        "optimizer": optimiser_tensors(running.optimiser),
-        "rng": encode_random_state(running.before.random),
-    }
-    notes = {WEIGHTS: {"aliases": json.dumps(aliases)}}
-    if plan.companion is not None:
-        tensors[COMPANION], aliases = unique_tensors(plan.companion.module)
-        notes[COMPANION] = {"aliases": json.dumps(aliases)}
+    tensors, notes = _tensors(running)
     state = {
         "step": step,
         "standing": asdict(running.standing),
         "precision": asdict(running.precision),
         "source": json.loads(running.before.source),
         "threads": torch.get_num_threads(),
+        "ranks": plan.ranks.size,
         "curve_position": running.curve.position(),
     }
-    saved = save_checkpoint(
-        plan.checkpoints, step, tensors=tensors, state=state, fingerprint=plan.fingerprint, notes=notes
-    )
-    running.kept.add(step)
     best = running.standing.best_step or None
-    prune_checkpoints(plan.checkpoints, limit=plan.settings.save_total_limit, keep=best)
-    running.notify("checkpoint", {"folder": saved.folder.name, "seconds": time.perf_counter() - started})
+
+    def write() -> None:
+        save_checkpoint(plan.checkpoints, step, tensors=tensors, state=state, fingerprint=plan.fingerprint, notes=notes)
+        prune_checkpoints(plan.checkpoints, limit=plan.settings.save_total_limit, keep=best)
+
+    plan.ranks.lead(write)
+    running.kept.add(step)
+    running.notify("checkpoint", {"folder": f"step-{step}", "seconds": time.perf_counter() - started})
+
+
+def _tensors(running: Running) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, str]]]:
+    """Whole tensors by file, which the leader alone keeps; and, by file, the aliases among its weights."""
+    plan = running.plan
+    settle(plan.forward)
+    weights, aliases = unique_tensors(plan.module)
+    states = plan.ranks.each(dump_tensors(encode_random_state(running.before.random)))
+    notes = {WEIGHTS: {"aliases": json.dumps(aliases)}}
+    tensors = {
+        WEIGHTS: gathered(weights, keep=plan.ranks.leads),
+        "optimizer": gathered(optimiser_tensors(running.optimiser), keep=plan.ranks.leads),
+        **{_rng_file(rank): load_tensors(state) for rank, state in enumerate(states)},
+    }
+    if plan.companion is not None:
+        tensors[COMPANION], aliases = unique_tensors(plan.companion.module)
+        notes[COMPANION] = {"aliases": json.dumps(aliases)}
+    return tensors, notes

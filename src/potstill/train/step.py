@@ -1,8 +1,8 @@
 """One optimiser step: some micro-batches, one update, or none at all when a number is not finite.
 
 Denominators are global: the counts of all micro-batches are added up before the first forward pass, so that cutting a
-batch into pieces changes nothing. What is not finite is found before the update and reported with the ids of the rows;
-the gradients are dropped and the weights stay as they were.
+batch into pieces, or sharing the pieces out over ranks, changes nothing. What is not finite is found before the update
+and reported with the ids of the rows; the gradients are dropped and the weights stay as they were.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from potstill.core.outcome import Loss
 from potstill.core.signal import DenseLogits, HeadedStates, Outputs, Signal, Want
 from potstill.train.optimise import bound_gradients, gradient_norm
 from potstill.train.plan import TrainPlan
+from potstill.train.shards import whole
 
 SHOWN = 3
 
@@ -61,7 +62,7 @@ def take_step(
     if not any(totals.values()):
         return _refused(optimiser, "weights (they are all zero: there is nothing to learn)", batches)
     loss, parts = 0.0, Counter[str]()
-    for batch in batches:
+    for batch in plan.ranks.share(batches):
         poll()
         found, bad = backward(plan, batch, totals, bf16=bf16)
         if bad is not None or found is None:
@@ -69,29 +70,48 @@ def take_step(
             return StepOutcome(math.nan, {}, math.nan, bad)
         loss += float(found.total.detach())
         parts.update(found.parts)
+    if plan.companion is not None:
+        plan.ranks.add_up([p.grad for p in plan.companion.module.parameters() if p.grad is not None])
+    sums = plan.ranks.summed({"loss": loss, **{f"part.{name}": value for name, value in parts.items()}})
     norm = gradient_norm(optimiser)
-    if not math.isfinite(norm):
+    if not math.isfinite(float(norm)):
         return _refused(optimiser, f"gradient of {_worst(optimiser)}", batches)
     bound_gradients(optimiser, norm, plan.settings.max_grad_norm)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
-    return StepOutcome(loss, dict(parts), norm)
+    return StepOutcome(sums["loss"], {name: sums[f"part.{name}"] for name in parts}, float(norm))
 
 
 def backward(
     plan: TrainPlan, batch: Batch, totals: Mapping[str, float], *, bf16: bool
 ) -> tuple[Loss | None, Bad | None]:
-    """Add one micro-batch's gradients, unless the teacher or the loss is not finite."""
+    """Add one micro-batch's gradients, unless the teacher or the loss is not finite, here or on another rank."""
     want = plan.objective.want()
-    signal = plan.teacher.signal(batch, want) if plan.teacher is not None and want.teacher else None
-    if signal is not None and (bad := unsound_signal(signal, batch)):
+    signal = plan.ranks.everywhere(lambda: _asked(plan, batch, want))
+    if bad := _agreed(plan, None if signal is None else unsound_signal(signal, batch)):
         return None, bad
     loss = plan.objective.loss(batch, signal, student_outputs(plan, batch, want, bf16=bf16), totals)
-    if not math.isfinite(float(loss.total.detach())):
-        names = [name for name, value in loss.parts.items() if not math.isfinite(value)]
-        return None, Bad(f"loss ({', '.join(names) or 'total'} is {float(loss.total.detach())})", batch.ids)
+    if bad := _agreed(plan, _unsound_loss(loss, batch)):
+        return None, bad
     loss.total.backward()
     return loss, None
+
+
+def _asked(plan: TrainPlan, batch: Batch, want: Want) -> Signal | None:
+    return plan.teacher.signal(batch, want) if plan.teacher is not None and want.teacher else None
+
+
+def _agreed(plan: TrainPlan, bad: Bad | None) -> Bad | None:
+    """What is bad on one rank keeps all from the update."""
+    told = plan.ranks.first(None if bad is None else dataclasses.asdict(bad))
+    return None if told is None else Bad(told["part"], tuple(told["ids"]))
+
+
+def _unsound_loss(loss: Loss, batch: Batch) -> Bad | None:
+    if math.isfinite(float(loss.total.detach())):
+        return None
+    names = [name for name, value in loss.parts.items() if not math.isfinite(value)]
+    return Bad(f"loss ({', '.join(names) or 'total'} is {float(loss.total.detach())})", batch.ids)
 
 
 def student_outputs(plan: TrainPlan, batch: Batch, want: Want, *, bf16: bool) -> Outputs:
@@ -142,7 +162,7 @@ def _worst(optimiser: torch.optim.Optimizer) -> str:
         name
         for group in optimiser.param_groups
         for name, p in zip(group["param_names"], group["params"], strict=True)
-        if p.grad is not None and not torch.isfinite(p.grad).all()
+        if p.grad is not None and not torch.isfinite(whole(p.grad)).all()
     ]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return (", ".join(names[:SHOWN]) + more) or "all parameters together (their norm overflows)"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -19,11 +20,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class StopFlag:
     """Inside the `with`, SIGTERM and the first SIGINT set the flag; a second SIGINT raises KeyboardInterrupt at once.
 
-    Outside the main thread python allows no handlers: the flag then only knows what `request` told it.
+    Outside the main thread python allows no handlers: the flag then only knows what `request` told it. agree: from the
+    signal that came here (or None) to the one that counts: where several processes train together, all stop at the
+    same point or none does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, agree: Callable[[int | None], int | None] = lambda number: number) -> None:
         self.signal_number: int | None = None
+        self._agree = agree
         self._interrupts = 0
         self._previous: dict[int, Any] = {}
 
@@ -48,9 +52,11 @@ class StopFlag:
 
     def check(self) -> None:
         """Raise Stopped if a signal came. The training loop saves and raises it again with where to resume."""
-        if self.signal_number is not None:
-            name = signal.Signals(self.signal_number).name
-            raise Stopped(self.signal_number, f"stopped by {name}; run the same command again to go on")
+        number = self._agree(self.signal_number)
+        if number is not None:
+            self.request(number)
+            name = signal.Signals(number).name
+            raise Stopped(number, f"stopped by {name}; run the same command again to go on")
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:

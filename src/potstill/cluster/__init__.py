@@ -1,0 +1,1 @@
+"""Programs on several machines: which they are, where they run, and what happens when one of them ends."""

@@ -115,7 +115,7 @@ def test_bf16_student_is_compared_with_an_fp32_teacher():
     pair.theirs = dataclasses.replace(pair.theirs, weight_VD=pair.theirs.weight_VD.float())
     found = pair.fused()
     assert found.total.dtype == torch.float32
-    assert float(found.total) == pytest.approx(float(exact.total), rel=0.02)
+    assert found.total.item() == pytest.approx(exact.total.item(), rel=0.02)
 
 
 def test_it_is_an_objective_that_wants_states():

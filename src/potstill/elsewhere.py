@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from transformers import PreTrainedTokenizerBase
 
 from potstill.bench import Bench
+from potstill.config import StageSettings
 from potstill.core.batch import Batch
 from potstill.core.errors import SignalError
 from potstill.core.protocols import BatchSource, Teacher
@@ -68,12 +67,18 @@ def same_tokenizer(bench: Bench, settings: TeacherSettings | None, tokenizer: Pr
         )
 
 
-def looked_ahead(source: BatchSource, teacher: Teacher | None, want: Want, prefetch: int) -> BatchSource:
-    """The source, with a teacher elsewhere asked about its batches before they are learnt from."""
+def looked_ahead(
+    bench: Bench, stage: StageSettings, source: BatchSource, teacher: Teacher | None, want: Want
+) -> BatchSource:
+    """The source, with a teacher elsewhere asked about its batches before they are learnt from: each rank about its
+    own part of them."""
+    prefetch = stage.teacher.prefetch if stage.teacher else 0
     if not isinstance(teacher, RemoteTeacher) or not prefetch:
         return source
-    return Ahead(source, prefetch, partial(_expect, teacher, want), teacher.forget)
 
+    def expect(number: int, batch: Batch) -> None:
+        part = bench.ranks.part(number, batch, stage.train.gradient_accumulation_steps)
+        if part is not None:
+            teacher.expect(part, want)
 
-def _expect(teacher: RemoteTeacher, want: Want, batch: Batch) -> None:
-    teacher.expect(batch, want)
+    return Ahead(source, prefetch, expect, teacher.forget)

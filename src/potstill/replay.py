@@ -11,6 +11,7 @@ import torch
 
 from potstill.bench import Bench
 from potstill.config import StageSettings
+from potstill.core.batch import Batch
 from potstill.core.signal import HeadedStates, Want
 from potstill.data.collate import Collate
 from potstill.data.encoded import Encoded
@@ -51,31 +52,57 @@ def replayed(
     assert settings is not None, "a stage with a store has its settings"
     identity = identity_of(loaded)
     speaker = SpeakingTeacher(live, own_head(loaded.module), bf16=bf16)
+    says = FORMS[settings.form].says
     terms = {"form": settings.form, "teacher": identity.as_meta(), "bf16": bf16}
-    if FORMS[settings.form].says == "top-k":
+    if says == "top-k":
         terms |= {"top_k": stage.objective.top_k, "temperature": stage.objective.temperature}
     named = hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()[:8]
     folder = (Path(settings.path) if settings.path else place / "signals") / f"{identity.voice.teacher}-{named}"
-    sparse = FORMS[settings.form].says == "top-k"
+    head = None
+    if says == "hidden":
+        # Only the leader writes; the others find what it kept.
+        kept = bench.ranks.lead(lambda: _head(folder, identity, speaker, rows, collate).sha256)
+        head = HeadShelf(folder).get(kept, identity=identity)
     packing = Packing(
         settings.form,
         identity,
-        head=_head(folder, identity, speaker, rows, collate) if FORMS[settings.form].says == "hidden" else None,
-        top_k=stage.objective.top_k if sparse else None,
-        temperature=stage.objective.temperature if sparse else 1.0,
+        head=head,
+        top_k=stage.objective.top_k if says == "top-k" else None,
+        temperature=stage.objective.temperature if says == "top-k" else 1.0,
     )
-    store = SignalStore(folder, packing.as_meta())
-    for damage in store.verify():
+    for damage in bench.ranks.lead(lambda: SignalStore(folder, packing.as_meta()).verify()):
         bench.say(damage)
-    whole = all(row_keys(collate([row], 0))[0] in store for row in rows)
-    bench.say(
-        f"{folder} holds what teacher {identity.voice.teacher} says of all {len(rows):,} rows: it is not asked again"
-        if whole
-        else f"what teacher {identity.voice.teacher} says is kept in {folder} ({store.rows:,} rows so far)"
+    store = SignalStore(folder, packing.as_meta())
+    missing = bench.ranks.lead(
+        lambda: [row for row, one in enumerate(rows) if row_keys(collate([one], 0))[0] not in store]
     )
-    found = StoredTeacher(store, packing, None if whole else speaker)
+    bench.say(
+        f"what teacher {identity.voice.teacher} says is kept in {folder} ({store.rows:,} rows so far)"
+        if missing
+        else f"{folder} holds what teacher {identity.voice.teacher} says of all {len(rows):,} rows: it is not asked again"
+    )
+    if missing and bench.ranks.size > 1:
+        _record(bench, StoredTeacher(store, packing, speaker), [rows[row] for row in missing], collate)
+        store, missing = SignalStore(folder, packing.as_meta()), []
+    found = StoredTeacher(store, packing, speaker if missing else None)
     bench.closing.callback(found.close)
     return found
+
+
+def _record(bench: Bench, teacher: StoredTeacher, rows: Sequence[Encoded], collate: Collate) -> None:
+    """Ask about rows before the training: one store has one writer, and every rank is to read it. In small steps, as
+    the other ranks wait for each of them."""
+    size, leads = bench.recipe.train.per_device_eval_batch_size, bench.ranks.leads
+    for start in range(0, len(rows), size):
+        bench.stop.check()
+        batch = collate(rows[start : start + size], 0) if leads else None
+        bench.ranks.lead(lambda batch=batch: _recorded(teacher, batch))
+    bench.ranks.lead(teacher.close)
+
+
+def _recorded(teacher: StoredTeacher, batch: Batch | None) -> None:
+    assert batch is not None, "the leader has the rows"
+    teacher.signal(batch, teacher.packing.want)
 
 
 def _head(

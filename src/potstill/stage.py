@@ -90,7 +90,6 @@ def learn(
     evaluated = prepared.validation
     same_tokenizer(bench, stage.teacher, made.tokenizer)
     voice = {"teacher": heard.teacher.voice.teacher} if stage.teacher and stage.teacher.urls and heard.teacher else {}
-    prefetch = stage.teacher.prefetch if stage.teacher else 0
     plan = TrainPlan(
         settings=settings,
         folder=place,
@@ -106,7 +105,7 @@ def learn(
         module=module,
         forward=answer,
         objective=objective,
-        source=looked_ahead(source, heard.teacher, objective.want(), prefetch),
+        source=looked_ahead(bench, stage, source, heard.teacher, objective.want()),
         teacher=heard.teacher,
         evaluate=None if evaluated is None else lambda: assemble.scores(bench, answer, prepared, evaluated),
         head=names_of(module, "head"),

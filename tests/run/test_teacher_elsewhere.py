@@ -82,7 +82,7 @@ def elsewhere(heads, *, wrap=None, port=0, **terms):
 def run(folder, teacher, *, prefetch=2, flag=None, notes=None, **changes):
     source = tiny_run.Source()
     heard = Heard(teacher)
-    ahead = Ahead(source, prefetch, lambda batch: teacher.expect(batch, tiny_run.Half().want()), teacher.forget)
+    ahead = Ahead(source, prefetch, lambda _, batch: teacher.expect(batch, tiny_run.Half().want()), teacher.forget)
     plan = tiny_run.plan(folder, teacher=heard, source=ahead if prefetch else source, **changes)
     train(plan, flag=flag or StopFlag(), observers=[notes or Notes()])
     return plan, heard
@@ -220,7 +220,7 @@ class TestAhead:
     def test_the_state_is_that_of_the_next_batch_however_far_it_looked(self):
         for depth in (1, 3, 40):
             seen, source = [], tiny_run.Source()
-            ahead = Ahead(source, depth, seen.append, seen.clear)
+            ahead = Ahead(source, depth, lambda _, batch: seen.append(batch), seen.clear)
             plain = tiny_run.Source()
             for _ in range(20):
                 assert ahead.state() == plain.state()

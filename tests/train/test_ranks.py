@@ -17,7 +17,7 @@ from potstill.core.errors import (
     SignalError,
     Stopped,
 )
-from potstill.train.ranks import Alone, Many, cut, failed, rebuilt
+from potstill.train.ranks import Alone, Many, cut, failed, rebuilt, share
 from tests.train.crew import crew
 from tests.train.tiny_run import batch_of, curve
 
@@ -54,8 +54,8 @@ def undisturbed(tmp_path_factory):
 class TestShares:
     def test_whole_micro_batches_are_dealt_out(self):
         batches = [batch_of([row]) for row in range(6)]
-        shares = [many(rank, 3).share(batches) for rank in range(3)]
-        assert [[one.ids[0] for one in share] for share in shares] == [
+        shares = [share(many(rank, 3), batches) for rank in range(3)]
+        assert [[one.ids[0] for one in dealt] for dealt in shares] == [
             ["row-0", "row-3"],
             ["row-1", "row-4"],
             ["row-2", "row-5"],
@@ -64,12 +64,12 @@ class TestShares:
     @pytest.mark.parametrize("size", [2, 3, 4])
     def test_otherwise_each_is_cut_by_rows_and_every_weight_is_used_once(self, size):
         batches = [batch_of([0, 1, 2]), batch_of([3]), batch_of([4, 5, 6, 7, 8])]
-        shares = [many(rank, size).share(batches) for rank in range(size)]
+        shares = [share(many(rank, size), batches) for rank in range(size)]
         if size == 3:  # three of them would be dealt out whole
             shares = [[cut(batch, rank, size) for batch in batches] for rank in range(size)]
-        assert all(len(share) == len(batches) for share in shares)
+        assert all(len(dealt) == len(batches) for dealt in shares)
         for place, batch in enumerate(batches):
-            parts = [share[place] for share in shares]
+            parts = [dealt[place] for dealt in shares]
             assert sum(float(part.weights["hard"].sum()) for part in parts) == float(batch.weights["hard"].sum())
             learnt = [part for part in parts if part.weights["hard"].any()]
             assert sorted(name for part in learnt for name in part.ids) == sorted(batch.ids)
@@ -89,7 +89,7 @@ class TestShares:
 
     def test_alone_there_is_nothing_to_share(self):
         batches = [batch_of([0]), batch_of([1])]
-        assert Alone().share(batches) == batches
+        assert share(Alone(), batches) == batches
 
 
 class TestErrorsTravel:

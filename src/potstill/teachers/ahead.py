@@ -17,11 +17,15 @@ from potstill.core.protocols import BatchSource
 
 class Ahead:
     """A BatchSource over another one. depth: batches looked at beyond the one handed out. expect: told of each batch
-    once, in order. forget: told when those still to come will not come in this order."""
+    once, in order, with its number since the start or the last `restore`. forget: told when those still to come will
+    not come in this order."""
 
-    def __init__(self, source: BatchSource, depth: int, expect: Callable[[Batch], None], forget: Callable[[], None]):
+    def __init__(
+        self, source: BatchSource, depth: int, expect: Callable[[int, Batch], None], forget: Callable[[], None]
+    ):
         self._source, self._depth, self._expect, self._forget = source, depth, expect, forget
         self._seen: deque[tuple[str, Batch]] = deque()
+        self._told = 0
 
     def next(self) -> Batch:
         """The next batch of the source."""
@@ -29,7 +33,8 @@ class Ahead:
             place = json.dumps(dict(self._source.state()))
             batch = self._source.next()
             self._seen.append((place, batch))
-            self._expect(batch)
+            self._expect(self._told, batch)
+            self._told += 1
         return self._seen.popleft()[1]
 
     def state(self) -> Mapping[str, Any]:
@@ -42,5 +47,6 @@ class Ahead:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on exactly where `state` was taken."""
         self._seen.clear()
+        self._told = 0
         self._forget()
         self._source.restore(state)

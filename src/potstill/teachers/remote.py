@@ -25,7 +25,7 @@ from potstill.teachers.codec import unpack
 from potstill.teachers.forms import FORMS, Form
 from potstill.teachers.head import HeadShelf, KeptHead
 from potstill.teachers.identity import Identity
-from potstill.teachers.packing import Packing
+from potstill.teachers.packing import Packing, row_keys
 from potstill.teachers.question import ask
 from potstill.teachers.stored import as_wanted
 from potstill.teachers.wire import Frame
@@ -39,6 +39,9 @@ def form_for(want: Want, *, headed: bool) -> Form:
     if want.top_k is not None:
         return "top-k"
     return "hidden-bf16" if headed else "logits"
+
+
+Key = tuple[tuple[int, ...], tuple[str, ...]]
 
 
 class RemoteTeacher:
@@ -60,7 +63,7 @@ class RemoteTeacher:
         """
         self._asking = Asking(addresses, terms, task=task, weights=weights, poll=poll)
         self._poll = poll
-        self._sent: OrderedDict[int, tuple[Batch, Want, Future[Any]]] = OrderedDict()
+        self._sent: OrderedDict[Key, tuple[Want, Future[Any]]] = OrderedDict()
         self._slots = threading.Semaphore(max(terms.prefetch, 1))
         self._shelf, self._head = HeadShelf(heads), None
         self.facts, self.identity = self._asking.facts, self._asking.identity
@@ -79,11 +82,11 @@ class RemoteTeacher:
         """Ask about a batch whose signal will be wanted soon."""
         packing = self.packing(want)
         frame = ask(batch, packing)
-        self._sent[id(batch)] = (batch, want, self._begun(frame, lambda reply: self._read(reply, batch, packing)))
+        self._sent[_key(batch)] = (want, self._begun(frame, lambda reply: self._read(reply, batch, packing)))
 
     def forget(self) -> None:
         """Whatever was asked ahead is not wanted any more."""
-        for _, _, future in self._sent.values():
+        for _, future in self._sent.values():
             future.cancel()
         self._sent.clear()
 
@@ -92,10 +95,10 @@ class RemoteTeacher:
 
         Raises TeacherAway when no teacher is there, TeacherError when one answers wrongly too often or is another.
         """
-        known = self._sent.get(id(batch))
-        if known is None or known[0] is not batch or known[1] != want:
+        known = self._sent.get(key := _key(batch))
+        if known is None or known[0] != want:
             self.expect(batch, want)
-        return as_wanted(self._waited(self._sent.pop(id(batch))[2]), batch, want)
+        return as_wanted(self._waited(self._sent.pop(key)[1]), batch, want)
 
     def close(self) -> None:
         """Ask no more, and hang up."""
@@ -161,6 +164,11 @@ class RemoteTeacher:
         if reply.kind == "signal":
             self._asking.refuse_another(Identity.from_meta(reply.meta.get("teacher")), "the answer")
         return unpack(reply, batch, packing)
+
+
+def _key(batch: Batch) -> Key:
+    """The rows and how they lie in the batch, whichever object holds them."""
+    return tuple(batch.tokens_BL.shape), row_keys(batch)
 
 
 def _settle(future: Future[Any], *, result: Any = None, error: BaseException | None = None) -> None:

@@ -52,9 +52,9 @@ class Alone:
 
     rank, size, leads = 0, 1, True
 
-    def share(self, batches: Sequence[Batch]) -> list[Batch]:
-        """The micro-batches of a step that this rank computes."""
-        return list(batches)
+    def part(self, number: int, batch: Batch, of: int) -> Batch | None:
+        """What this rank computes of the micro-batch with this number, of so many in each step."""
+        return batch
 
     def first(self, value: Any) -> Any:
         """The value of the lowest rank that has one (JSON, not None), on every rank."""
@@ -108,11 +108,11 @@ class Many:
         self._concluded = concluded
         self._for_itself = False
 
-    def share(self, batches: Sequence[Batch]) -> list[Batch]:
+    def part(self, number: int, batch: Batch, of: int) -> Batch | None:
         """Whole micro-batches where they can be dealt out evenly, else some rows of each: as many for every rank."""
-        if len(batches) % self.size == 0:
-            return list(batches[self.rank :: self.size])
-        return [cut(batch, self.rank, self.size) for batch in batches]
+        if of % self.size == 0:
+            return batch if number % self.size == self.rank else None
+        return cut(batch, self.rank, self.size)
 
     def first(self, value: Any) -> Any:
         """See Alone."""
@@ -198,6 +198,12 @@ class Many:
 Ranks = Alone | Many
 
 
+def share(ranks: Ranks, batches: Sequence[Batch]) -> list[Batch]:
+    """What this rank computes of the micro-batches of a step."""
+    parts = [ranks.part(number, batch, len(batches)) for number, batch in enumerate(batches)]
+    return [part for part in parts if part is not None]
+
+
 def cut(batch: Batch, rank: int, size: int) -> Batch:
     """Every `size`-th row. A rank that is left without a row gets one whose weights are zero: it must take part in what
     the ranks compute together, and adds nothing."""
@@ -213,6 +219,7 @@ def cut(batch: Batch, rank: int, size: int) -> Batch:
         weights={name: weights_BT[rows] * scale for name, weights_BT in batch.weights.items()},
         token_types_BL=None if batch.token_types_BL is None else batch.token_types_BL[rows],
         rows=tuple(batch.rows[row] for row in rows) if batch.rows else (),
+        slices=tuple(batch.slices[row] for row in rows) if batch.slices else (),
     )
 
 

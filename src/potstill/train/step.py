@@ -21,7 +21,7 @@ from potstill.core.outcome import Loss
 from potstill.core.signal import DenseLogits, HeadedStates, Outputs, Signal, Want
 from potstill.train.optimise import bound_gradients, gradient_norm
 from potstill.train.plan import TrainPlan
-from potstill.train.shards import whole
+from potstill.train.ranks import share
 
 SHOWN = 3
 
@@ -62,7 +62,7 @@ def take_step(
     if not any(totals.values()):
         return _refused(optimiser, "weights (they are all zero: there is nothing to learn)", batches)
     loss, parts = 0.0, Counter[str]()
-    for batch in plan.ranks.share(batches):
+    for batch in share(plan.ranks, batches):
         poll()
         found, bad = backward(plan, batch, totals, bf16=bf16)
         if bad is not None or found is None:

@@ -70,22 +70,30 @@ def replayed(
         top_k=stage.objective.top_k if says == "top-k" else None,
         temperature=stage.objective.temperature if says == "top-k" else 1.0,
     )
-    for damage in bench.ranks.lead(lambda: SignalStore(folder, packing.as_meta()).verify()):
+    for damage in bench.ranks.lead(lambda: _damages(folder, packing)):
         bench.say(damage)
     store = SignalStore(folder, packing.as_meta())
     missing = bench.ranks.lead(
         lambda: [row for row, one in enumerate(rows) if row_keys(collate([one], 0))[0] not in store]
     )
+    name = identity.voice.teacher
     bench.say(
-        f"what teacher {identity.voice.teacher} says is kept in {folder} ({store.rows:,} rows so far)"
+        f"what teacher {name} says is kept in {folder} ({store.rows:,} rows so far)"
         if missing
-        else f"{folder} holds what teacher {identity.voice.teacher} says of all {len(rows):,} rows: it is not asked again"
+        else f"{folder} holds what teacher {name} says of all {len(rows):,} rows: it is not asked again"
     )
     if missing and bench.ranks.size > 1:
         _record(bench, StoredTeacher(store, packing, speaker), [rows[row] for row in missing], collate)
         store, missing = SignalStore(folder, packing.as_meta()), []
     found = StoredTeacher(store, packing, speaker if missing else None)
     bench.closing.callback(found.close)
+    return found
+
+
+def _damages(folder: Path, packing: Packing) -> list[str]:
+    store = SignalStore(folder, packing.as_meta())
+    found = store.verify()
+    store.close()
     return found
 
 

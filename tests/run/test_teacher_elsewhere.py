@@ -5,6 +5,7 @@ import contextlib
 import os
 import threading
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -216,11 +217,16 @@ def test_a_teacher_that_answers_wrongly_ends_the_run_saved(tmp_path):
     assert any(folder.name in ("step-4", "step-5", "step-6") for folder in (tmp_path / "run" / "checkpoints").iterdir())
 
 
+def noted(seen, number, batch):
+    assert number == len(seen)
+    seen.append(batch)
+
+
 class TestAhead:
     def test_the_state_is_that_of_the_next_batch_however_far_it_looked(self):
         for depth in (1, 3, 40):
             seen, source = [], tiny_run.Source()
-            ahead = Ahead(source, depth, lambda _, batch: seen.append(batch), seen.clear)
+            ahead = Ahead(source, depth, partial(noted, seen), seen.clear)
             plain = tiny_run.Source()
             for _ in range(20):
                 assert ahead.state() == plain.state()

@@ -22,6 +22,7 @@ from potstill.core.signal import DenseLogits, HeadedStates, Outputs, Signal, Wan
 from potstill.train.optimise import bound_gradients, gradient_norm
 from potstill.train.plan import TrainPlan
 from potstill.train.ranks import share
+from potstill.train.shards import whole
 
 SHOWN = 3
 

@@ -21,7 +21,7 @@ def made(**values):
         ({**ROUTED, "weights": [1, 2]}, "weights belongs to an ensemble"),
         ({**ROUTED, "drop_above": 2}, "drop_above belongs to an ensemble"),
         ({**ROUTED, "combine": "geometric"}, "combine belongs to an ensemble"),
-        ({**ROUTED, "routes": {"x": 0, "y": 2}}, "routes.y is 2, and models has positions 0 to 1"),
+        ({**ROUTED, "routes": {"x": 0, "y": 2}}, "routes.y is 2, and the teachers have positions 0 to 1"),
         ({**ROUTED, "routes": {"x": 0, "y": 0}}, "models.1 has no route"),
         ({"vocabulary": "aligned", "drop_above": 2}, "mean little across tokenizers"),
         ({"vocabulary": "padded", "cache": True}, "cache is for classifiers"),

@@ -7,8 +7,8 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: bench-loss bench-wire bench-transport bench-overlap install demo test test-slow lint docs clean half-decoder \
-	seeds-classifier seeds-half-decoder
+.PHONY: bench-loss bench-wire bench-transport bench-overlap install demo test test-slow test-endpoint lint docs clean \
+	half-decoder seeds-classifier seeds-half-decoder
 
 install: $(VENV)/.dev
 
@@ -63,6 +63,11 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	@$(BIN)/python -m pytest -m slow
+
+# A server that is not ours, in C++: installing it compiles for about ten minutes.
+test-endpoint: $(VENV)/.dev
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt "llama-cpp-python[server]>=0.3.16"
+	@$(BIN)/python -m pytest -m "slow or not slow" tests/teachers/test_llama_server.py
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff check src tests benchmarks docs

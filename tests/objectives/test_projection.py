@@ -10,7 +10,7 @@ from potstill.core.errors import SignalError
 from potstill.core.protocols import Objective
 from potstill.core.signal import DenseLogits, HeadedStates, OutputHead, Outputs, Signal, Voice, Want
 from potstill.divergences.catalogue import DIVERGENCES
-from potstill.objectives import blockwise
+from potstill.objectives import blockwise, projection
 from potstill.objectives.projection import DualSpace, Projections, matching
 from potstill.objectives.settings import ObjectiveSettings
 
@@ -231,7 +231,7 @@ def test_what_does_not_fit_is_refused():
     two = Two()
     dense = Signal(Voice("t", V), DenseLogits(random(3, 4, V)))
     outputs = Outputs(None, headed=HeadedStates(two.student, two.ours))
-    with pytest.raises(SignalError, match="the teacher sent DenseLogits"):
+    with pytest.raises(SignalError, match="teacher t sent DenseLogits"):
         two.objective.loss(two.batch(), dense, outputs)
     with pytest.raises(SignalError, match="no teacher"):
         two.objective.loss(two.batch(), None, outputs)

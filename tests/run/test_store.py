@@ -135,9 +135,9 @@ def test_a_head_that_is_not_what_it_seems_is_refused(materials, tmp_path, monkey
     ("changes", "path", "why"),
     [
         ({"teacher.store": {"path": "../elsewhere"}}, "teacher.store.path", "leaves the working directory"),
-        ({"teacher.store": {"path": "/etc"}}, "teacher.store.path", "not a folder below"),
-        ({"teacher.store": {"path": "~/x"}}, "teacher.store.path", "not a folder below"),
-        ({"teacher.store": {"path": "a\0b"}}, "teacher.store.path", "not a folder below"),
+        ({"teacher.store": {"path": "/etc"}}, "teacher.store.path", "not below the working"),
+        ({"teacher.store": {"path": "~/x"}}, "teacher.store.path", "not below the working"),
+        ({"teacher.store": {"path": "a\0b"}}, "teacher.store.path", "not below the working"),
         ({"teacher.store": {"path": ""}}, "teacher.store.path", "at least 1"),
         ({"teacher.store": {"form": "top-k"}}, "teacher.store.form", "needs objective.top_k"),
         ({"teacher.store": {"form": "hidden-int4"}}, "teacher.store.form", ""),

@@ -103,6 +103,28 @@ def test_two_ranks_leave_the_run_folder_of_one_process(alone, materials, tmp_pat
             assert math.isclose(left["value"], right["value"], abs_tol=1e-3)
 
 
+WAYS = {
+    "fused": {"objective": {"fused": True}},
+    "fused with labels": {"objective": {"fused": True, "hard_weight": 0.5}},
+    "projected": {"objective": {"projection": {}}},
+    "stored": {"teacher": {"store": {"form": "hidden-fp32"}}},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_learn_is_that_of_one_process(materials, tmp_path, way):
+    recipe = recipe_of(materials)
+    for name, given in WAYS[way].items():
+        recipe.setdefault(name, {}).update(given)
+    file = write_recipe(tmp_path, recipe)
+    one = Process("run", file, "--output-dir", tmp_path / "one")
+    assert one.ends() == 0, one.said
+    two = Launch(2, "run", file, "--output-dir", tmp_path / "two")
+    assert two.ends() == 0, two.said
+    same(lines(tmp_path / "one"), lines(tmp_path / "two"))
+
+
 @pytest.mark.slow
 def test_a_signal_to_the_launcher_saves_and_one_process_goes_on(alone, materials, tmp_path):
     recipe = write_recipe(tmp_path, recipe_of(materials, save_steps=2))

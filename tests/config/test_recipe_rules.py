@@ -76,7 +76,7 @@ def test_contradictions_of_a_classifier(overrides, path, words):
     ("overrides", "path", "words"),
     [
         (["controls=[tfidf]"], "controls.0", "only for task classify"),
-        (["objective.projection={}"], "objective.projection", "teacher.models has 2"),
+        (["objective.projection={}"], "objective.projection", "one teacher, and there are 2"),
         (
             ["objective.projection={}", "teacher={models: [{model_name_or_path: a}], vocabulary: aligned}"],
             "objective.projection",
@@ -176,7 +176,7 @@ ENDPOINT_FAULTS = [
     (["teacher.endpoint.url=nowhere"], "teacher.endpoint.url", "must begin with http"),
     (["teacher.endpoint.key=secret"], "teacher.endpoint.key", "is not a setting"),
     (["teacher.endpoint.key_env=A", "teacher.endpoint.key_file=b"], "teacher.endpoint.key_env", "keep one of them"),
-    (["teacher.endpoint=null"], "teacher.endpoint", "name at least one model, or an endpoint"),
+    (["teacher.endpoint=null"], "teacher.endpoint", "no teacher is named"),
 ]
 
 

@@ -152,6 +152,7 @@ class TeacherSettings(Settings):
             )
         return self
 
+    @model_validator(mode="after")
     def elsewhere_is_elsewhere(self) -> TeacherSettings:
         """Addresses are addresses, and what is set for them has a use. A recipe may come from anybody: it may not
         choose which of this machine's files and variables is sent to an address of its choice."""

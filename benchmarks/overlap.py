@@ -117,12 +117,13 @@ class Student:
             assert outcome.bad is None, outcome.bad
 
 
-def batches_of(loaded: LoadedModel, number: int) -> list[Batch]:
-    source = SourceSettings(dataset_name="packaged:english-prose", rows="text", limit=12 * number * ROWS)
-    data = DataSettings(train=(source,), pack=True, max_length=LENGTH)
+def batches_of(loaded: LoadedModel, number: int, *, rows: int = ROWS, length: int = LENGTH) -> list[Batch]:
+    """Packed prose."""
+    source = SourceSettings(dataset_name="packaged:english-prose", rows="text", limit=12 * number * rows)
+    data = DataSettings(train=(source,), pack=True, max_length=length)
     prepared = prepare(data, loaded.tokenizer, "causal-lm")
-    rows = prepared.train.encoded
-    return [prepared.collate(rows[at : at + ROWS], 0) for at in range(0, number * ROWS, ROWS)]
+    encoded = prepared.train.encoded
+    return [prepared.collate(encoded[at : at + rows], 0) for at in range(0, number * rows, rows)]
 
 
 def served(folder: Path, key: str) -> tuple[subprocess.Popen[str], list[str]]:

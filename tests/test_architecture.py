@@ -46,6 +46,8 @@ FLOORS = {
     "publish": 5.5,
     "still": 5.7,
     "serving": 5.7,
+    "comparison_page": 5.75,
+    "comparison": 5.8,
     "cli": 6,
     "__main__": 7,
     "__init__": 7,

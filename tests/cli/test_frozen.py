@@ -25,6 +25,7 @@ FROZEN = {
         *("--tls-cert", "--tls-key", "--calibrate", "--bf16", "--limit", "--trust-remote-code", "--json"),
     ],
     "cluster": ["FILE", "--json"],
+    "compare": ["ARM", "--seeds", "--output-dir", "--any-budget", "--json"],
 }
 GLOBAL = ["--traceback", "--version"]
 

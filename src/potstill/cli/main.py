@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from potstill.cli.cluster import cluster
+from potstill.cli.compare import compare
 from potstill.cli.cp import cp
 from potstill.cli.doctor import doctor
 from potstill.cli.evaluate import evaluate
@@ -47,6 +48,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "write": write,
     "serve": serve,
     "cluster": cluster,
+    "compare": compare,
 }
 # typer keeps a copy of click, or depends on it, by version; its public BadParameter leads to the common class of both.
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]

@@ -144,7 +144,7 @@ def teacher(bench: Bench, stage: StageSettings, made: LoadedModel, prepared: Pre
     bridges: list[Callable[[Teacher], Teacher]] = []
     for named, way in zip(settings.models, ways, strict=True):
         loaded, own = model(bench, named)
-        members.append(local(loaded, own, bf16=bf16))
+        members.append(local(loaded, len(own.labels) or loaded.record.vocabulary_size, bf16=bf16))
         read.append(own)
         models.append(loaded)
         bridges.append(partial(bridged, way, teacher=spoken_by(named, loaded), student=own_vocabulary))
@@ -237,9 +237,8 @@ def endpoint(bench: Bench, stage: StageSettings, learner: LoadedModel) -> Endpoi
     return found
 
 
-def local(loaded: LoadedModel, prepared: Prepared, *, bf16: bool) -> LocalTeacher:
-    """A loaded model as a teacher that speaks in this process."""
-    size = len(prepared.labels) or loaded.record.vocabulary_size
+def local(loaded: LoadedModel, size: int, *, bf16: bool) -> LocalTeacher:
+    """A loaded model as a teacher that speaks in this process. size: of its vocabulary, or its classes."""
     voice = Voice(teacher=loaded.record.fingerprint, vocabulary_size=size)
     return LocalTeacher(forward(loaded.module, bf16=bf16), voice, loaded.module)
 

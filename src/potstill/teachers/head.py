@@ -39,16 +39,6 @@ class KeptHead:
         return self.head.weight_VD.shape[1]
 
 
-def logits_of(states_ND: Float[Tensor, "*N D"], head: OutputHead) -> Float[Tensor, "*N V"]:
-    """The whole logits that `OutputHead` describes, in the precision of its weight."""
-    logits = states_ND.to(head.weight_VD.dtype) @ head.weight_VD.T
-    if head.bias_V is not None:
-        logits = logits + head.bias_V
-    if head.scale != 1.0:
-        logits = logits * head.scale
-    return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
-
-
 def pack_head(head: OutputHead, identity: Identity, channels_D: Float[Tensor, " D"] | None = None) -> Frame:
     """The frame that carries a head, in its own precision: rounding it would change every logit."""
     tensors = {"weight": head.weight_VD, "bias": head.bias_V, "channels": channels_D}

@@ -23,7 +23,7 @@ from potstill.teachers.asking import LOOK_S, Asking, Terms
 from potstill.teachers.channel import Address
 from potstill.teachers.codec import unpack
 from potstill.teachers.forms import FORMS, Form
-from potstill.teachers.head import HeadShelf, KeptHead
+from potstill.teachers.head import HeadShelf, KeptHead, pack_head
 from potstill.teachers.identity import Identity
 from potstill.teachers.packing import Packing, row_keys
 from potstill.teachers.question import ask
@@ -125,6 +125,11 @@ class RemoteTeacher:
         if self._head is None:
             self._head = self._shelf.get(str(self.facts.get("head")), identity=self.identity, fetch=self._fetch)
         return self._head
+
+    def head_frame(self) -> Frame:
+        """The frame of the head, for a store that keeps one beside its signals."""
+        found = self.head()
+        return pack_head(found.head, self.identity, found.channels_D)
 
     def _fetch(self, sha256: str) -> Frame:
         """A copy: the head stays, and what came over a stream lies where the next answer will."""

@@ -10,7 +10,6 @@ from potstill.core.errors import SignalError
 from potstill.core.protocols import Teacher
 from potstill.core.signal import DenseLogits, HeadedStates, Signal, Voice, Want
 from potstill.teachers.codec import pack, rows_of, unpack, unsound
-from potstill.teachers.head import logits_of
 from potstill.teachers.packing import Packing, row_keys
 from potstill.teachers.spoken import spread
 from potstill.teachers.store import SignalStore
@@ -110,5 +109,5 @@ def as_wanted(signal: Signal, batch: Batch, want: Want) -> Signal:
     if want.headed or not isinstance(said, HeadedStates):
         return signal
     asked_BT = batch.weights["soft"] != 0
-    logits = DenseLogits(spread(logits_of(said.states_BTD[asked_BT], said.head), asked_BT)) if want.logits else None
+    logits = DenseLogits(spread(said.head.logits(said.states_BTD[asked_BT]), asked_BT)) if want.logits else None
     return Signal(voice=signal.voice, logits=logits, hidden=signal.hidden, attentions=signal.attentions)

@@ -126,24 +126,29 @@ def recalled(
     assert stage.teacher is not None, "a stage with a store has a teacher"
     root, urls = _root(stage, place), set(stage.teacher.urls)
 
-    def whole() -> list[list[str]]:
-        known = sorted(root.glob(f"*/{ELSEWHERE}"))
-        stores = [(file.parent, _opened(stage, file, urls)) for file in known]
-        return [
-            [folder.name, json.dumps(found[1])]
-            for folder, found in stores
-            if found and not _damages(folder, found[0]) and not _missing(_store(folder, found[0]), rows, collate)
-        ]
+    def whole() -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {"complete": [], "damages": []}
+        for file in sorted(root.glob(f"*/{ELSEWHERE}")):
+            if (opened := _opened(stage, file, urls)) is not None:
+                found["damages"] += (damages := _damages(file.parent, opened[0]))
+                if not damages and not _missing(_store(file.parent, opened[0]), rows, collate):
+                    found["complete"].append(file.parent.name)
+        return found
 
-    complete = bench.ranks.lead(whole)
-    if len(complete) != 1:
+    seen = bench.ranks.lead(whole)
+    for damage in seen["damages"]:
+        bench.say(damage)
+    if len(seen["complete"]) != 1:
         return None
-    folder, facts = root / complete[0][0], json.loads(complete[0][1])
+    folder = root / seen["complete"][0]
     opened = _opened(stage, folder / ELSEWHERE, urls)
     assert opened is not None, "the leader opened it"
-    name = opened[0].identity.voice.teacher
-    bench.say(f"{folder} holds what teacher {name} says of all {len(rows):,} rows: nobody elsewhere is asked")
-    return StoredTeacher(_store(folder, opened[0]), opened[0]), facts
+    packing, facts = opened
+    bench.say(
+        f"{folder} holds what teacher {packing.identity.voice.teacher} says of all {len(rows):,} rows: nobody "
+        "elsewhere is asked"
+    )
+    return StoredTeacher(_store(folder, packing), packing), facts
 
 
 def _opened(stage: StageSettings, file: Path, urls: set[str]) -> tuple[Packing, dict[str, Any]] | None:
@@ -176,8 +181,9 @@ def _form(stage: StageSettings) -> Any:
 
 
 def _root(stage: StageSettings, place: Path) -> Path:
-    assert stage.teacher is not None and stage.teacher.store is not None, "a stage with a store has its settings"
-    return Path(stage.teacher.store.path) if stage.teacher.store.path else place / "signals"
+    settings = stage.teacher.store if stage.teacher else None
+    assert settings is not None, "a stage with a store has its settings"
+    return Path(settings.path) if settings.path else place / "signals"
 
 
 def _name(stage: StageSettings, identity: Identity, how: Mapping[str, Any]) -> str:

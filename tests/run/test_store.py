@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from potstill.teachers.local import LocalTeacher
 
 import potstill
 from potstill.core.errors import RecipeError, SignalError
 from potstill.core.signal import OutputHead
 from potstill.students.taps import output_head
+from potstill.teachers.local import LocalTeacher
 from tests.run.test_run import losses, weights
 from tests.run.tiny_recipe import language_model, set_value, write_recipe
 

@@ -1,4 +1,4 @@
-"""A teacher elsewhere on the test rows: as much of the student's agreement with it as its signals show, and what not."""
+"""A teacher elsewhere on the test rows: how much of the student's agreement with it its signals show, and what not."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ class RemoteTeacher:
         if form not in self.facts["forms"]:
             offered = ", ".join(self.facts["forms"])
             raise TeacherError(
-                f"the teacher does not send the form {form}; it sends: {offered}. Set teacher.form, or teacher.store.form"
+                f"the teacher does not send the form {form}; it sends: {offered}. Set teacher.form or store.form"
             )
         headed = FORMS[form].says == "hidden"
         top_k = FORMS[form].says == "top-k"

@@ -38,7 +38,7 @@ class Hinton:
         self._weights = {part: weight for part, weight in weights.items() if weight > 0}
 
     def want(self) -> Want:
-        """Logits of the teacher, if it is listened to; its k largest are enough where `top_k` is set, at the temperature
+        """Logits of the teacher, if it is listened to; its k largest do where `top_k` is set, at the temperature
         that they are compared at: there is no other for them."""
         k = self._settings.top_k
         temperature = 1.0 if k is None else self._settings.temperature

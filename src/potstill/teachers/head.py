@@ -13,7 +13,7 @@ from torch import Tensor
 
 from potstill.core.errors import SignalError
 from potstill.core.signal import OutputHead
-from potstill.durable import flush, writing
+from potstill.durable import settle, writing
 from potstill.teachers.identity import Identity
 from potstill.teachers.wire import Frame, decode, encode, frame_sha256
 
@@ -108,9 +108,7 @@ class HeadShelf:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with aside.open("wb") as file:
                     file.writelines(encode(frame))
-                flush(aside)
-                aside.replace(path)
-                flush(self.folder)
+                settle(aside, path)
         return digest
 
     def get(

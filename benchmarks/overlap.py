@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 
+from potstill.assemble import local
 from potstill.core.batch import Batch
 from potstill.core.protocols import Teacher
 from potstill.core.signal import Signal, Voice, Want
@@ -35,7 +36,6 @@ from potstill.data.prepare import prepare
 from potstill.data.settings import DataSettings, SourceSettings
 from potstill.objectives.logits import Hinton
 from potstill.objectives.settings import ObjectiveSettings
-from potstill.serving import local_teacher
 from potstill.students.inherit import make_student
 from potstill.students.load import LoadedModel, load_model
 from potstill.students.settings import ModelSettings, StudentSettings
@@ -43,7 +43,6 @@ from potstill.students.taps import outputs
 from potstill.teachers.ahead import Ahead
 from potstill.teachers.channel import Address
 from potstill.teachers.remote import RemoteTeacher, Terms
-from potstill.teachers.speaking import SpeakingTeacher, own_head
 from potstill.teachers.store import SignalStore
 from potstill.teachers.stored import StoredTeacher, as_wanted
 from potstill.train.optimise import build_optimiser
@@ -140,7 +139,7 @@ def with_remote(student: Student, teacher: RemoteTeacher, batches: Sequence[Batc
     """One block: asked ahead, but never beyond its last batch."""
     want, given = student.objective.want(), Given(batches)
     teacher.forget()
-    ahead = Ahead(given, prefetch, lambda batch: teacher.expect(batch, want), teacher.forget)
+    ahead = Ahead(given, prefetch, lambda _, batch: teacher.expect(batch, want), teacher.forget)
     within = len(batches) - prefetch
     student.steps(teacher, ahead, within)
     for _, batch in list(ahead._seen):
@@ -155,7 +154,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     loaded = load_model(ModelSettings(model_name_or_path=MODEL), task="causal-lm", labels=None)
-    live = SpeakingTeacher(local_teacher(loaded, loaded.record.vocabulary_size, bf16=False), own_head(loaded.module))
+    live = local(loaded, loaded.record.vocabulary_size, bf16=False)
     batches = batches_of(loaded, options.steps)
     key = secrets.token_urlsafe(32)
     with tempfile.TemporaryDirectory() as name:

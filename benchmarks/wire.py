@@ -32,12 +32,12 @@ from potstill.data.prepare import prepare
 from potstill.data.settings import DataSettings, SourceSettings
 from potstill.students.load import LoadedModel, load_model
 from potstill.students.settings import ModelSettings
-from potstill.students.taps import last_hidden
+from potstill.students.taps import last_hidden, output_head
 from potstill.teachers.codec import pack, unpack
-from potstill.teachers.head import logits_of, pack_head, unpack_head
+from potstill.teachers.head import pack_head, unpack_head
 from potstill.teachers.int8 import channel_scales
 from potstill.teachers.packing import Packing
-from potstill.teachers.speaking import identity_of, own_head
+from potstill.teachers.true_head import identity_of
 from potstill.teachers.wire import decode, encode
 
 RESULTS = Path(__file__).parent / "results"
@@ -145,7 +145,7 @@ def heard(signal: Signal, batch: Batch, size: int, renormalise: bool) -> Iterato
         yield from spread_tail(said, asked, size, renormalise=renormalise).split(PIECE)
     elif isinstance(said, HeadedStates):
         for piece in said.states_BTD[asked].split(PIECE):
-            yield torch.log_softmax(logits_of(piece, said.head).float(), -1)
+            yield torch.log_softmax(said.head.logits(piece).float(), -1)
     else:
         for piece in said.logits_BTV[asked].split(PIECE):
             yield torch.log_softmax(piece.float(), -1)
@@ -155,7 +155,7 @@ def measure(name: str, rows: int) -> dict[str, Any]:
     started = time.monotonic()
     loaded = MODELS[name]()
     calibration, batches = passages(loaded, rows)
-    head, identity = own_head(loaded.module), identity_of(loaded)
+    head, identity = output_head(loaded.module).detached(), identity_of(loaded)
     asked = [batch.weights["soft"] != 0 for batch in batches]
     slices = [said[batch.weights["soft"] != 0] for said, batch in
               zip(states_of(loaded.module, calibration), calibration, strict=True)]  # fmt: skip
@@ -171,8 +171,8 @@ def measure(name: str, rows: int) -> dict[str, Any]:
     tallies = {way: Tally([], [], [], []) for way in [*ways, "student"]}
     bytes_sent, values_sent, tokens = dict.fromkeys(ways, 0), dict.fromkeys(ways, 0), 0
     for batch, said, other, where in zip(batches, states, student, asked, strict=True):
-        truth = [torch.log_softmax(logits_of(piece, head), -1) for piece in said[where].split(PIECE)]
-        q = [torch.log_softmax(logits_of(piece, head), -1) for piece in other[where].split(PIECE)]
+        truth = [torch.log_softmax(head.logits(piece), -1) for piece in said[where].split(PIECE)]
+        q = [torch.log_softmax(head.logits(piece), -1) for piece in other[where].split(PIECE)]
         tokens += int(where.sum())
         for piece, student_piece in zip(truth, q, strict=True):
             tallies["student"].add(piece, student_piece, student_piece)

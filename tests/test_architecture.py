@@ -38,6 +38,7 @@ FLOORS = {
     "assemble": 5,
     "bench": 4.5,
     "scribe": 5.5,
+    "beside": 5.4,
     "vocabularies": 4.8,
     "replay": 4.7,
     "elsewhere": 4.7,

@@ -25,13 +25,13 @@ from potstill.data.collate import Collate
 from potstill.data.encoded import Encoded
 from potstill.data.order import in_order
 from potstill.data.prepare import Prepared, Split
-from potstill.elsewhere import remote
+from potstill.elsewhere import note, remote, same_tokenizer
 from potstill.evaluate.choosing import classifier_scores, language_model_scores
 from potstill.evaluate.predictions import predict, predict_tokens
 from potstill.objectives.fused import FusedHinton
 from potstill.objectives.logits import Hinton
 from potstill.objectives.projection import DualSpace, Projections
-from potstill.replay import replayed
+from potstill.replay import asked_elsewhere, asked_here, recalled, replayed
 from potstill.students.inherit import make_student
 from potstill.students.load import LoadedModel, load_model, load_tokenizer
 from potstill.students.pooled import config_of, positions_of
@@ -46,7 +46,7 @@ from potstill.teachers.local import LocalTeacher
 from potstill.teachers.routed import RoutedTeacher, named_route
 from potstill.train.plan import Companion
 from potstill.train.precision import has_native_bf16
-from potstill.vocabularies import bridged, compared, measured, routes, spoken_by
+from potstill.vocabularies import bridged, compared, measured, route_elsewhere, routes, spoken_by
 
 # scikit-learn's C for features of unit length; 3 was best in cross-validation on the demo's labelled
 # rows. On standardised features, whose squared length is their number, the same strength is width / C.
@@ -144,12 +144,11 @@ def teacher(bench: Bench, stage: StageSettings, made: LoadedModel, prepared: Pre
     bridges: list[Callable[[Teacher], Teacher]] = []
     for named, way in zip(settings.models, ways, strict=True):
         loaded, own = model(bench, named)
-        members.append(local(loaded, own, bf16=bf16))
+        members.append(local(loaded, len(own.labels) or loaded.record.vocabulary_size, bf16=bf16))
         read.append(own)
         models.append(loaded)
         bridges.append(partial(bridged, way, teacher=spoken_by(named, loaded), student=own_vocabulary))
-    elsewhere = remote(bench, settings) if settings.urls else None
-    weights = settings.weights or (1.0,) * (len(members) + (elsewhere is not None))
+    weights = settings.weights or (1.0,) * (len(members) + bool(settings.urls))
     if settings.drop_above is not None:
         kept = keep_members(bench, settings.drop_above, members, read)
         members, read = [members[position] for position in kept], [read[position] for position in kept]
@@ -161,16 +160,36 @@ def teacher(bench: Bench, stage: StageSettings, made: LoadedModel, prepared: Pre
         speakers = [recorded(bench, one, own, prepared, place) for one, own in zip(members, read, strict=True)]
     elif settings.store is not None:
         stores = {  # by voice: a model that is named twice writes to one store
-            one.voice: replayed(bench, stage, one, loaded, rows, prepared.collate, place, bf16=bf16)
+            one.voice: replayed(
+                bench, stage, asked_here(one, loaded, rows, prepared.collate, bf16=bf16), rows, prepared.collate, place
+            )
             for one, loaded in {one.voice: (one, loaded) for one, loaded in zip(members, models, strict=True)}.values()
         }
         speakers = [stores[one.voice] for one in members]
     if not settings.cache:
         speakers = [bridge(one) for bridge, one in zip(bridges, speakers, strict=True)]
-    if elsewhere is not None:
-        speakers.append(remembered(bench, elsewhere, prepared, place) if settings.cache else elsewhere)
+    if settings.urls:
+        far = elsewhere(bench, stage, rows, prepared, place)
+        same_tokenizer(bench, settings, made.tokenizer)
+        way = route_elsewhere(bench, settings, own_vocabulary, ways)
+        far = remembered(bench, far, prepared, place) if settings.cache else far
+        speakers.append(bridged(way, far, teacher=own_vocabulary, student=own_vocabulary))
     left_out = measured(bench.say, speakers, lambda: polled(bench, plain_batches(bench, rows, prepared.collate)))
     return Heard(together(stage, speakers, weights, rows), compared(prepared.collate, speakers), left_out)
+
+
+def elsewhere(bench: Bench, stage: StageSettings, rows: Sequence[Encoded], prepared: Prepared, place: Path) -> Teacher:
+    """The stage's teacher that is served, behind its store where there is one; then it is asked who it is only when the
+    store lacks a row. Raises TeacherError when it must be asked and does not answer."""
+    settings = stage.teacher
+    assert settings is not None, "the stage names addresses"
+    if settings.store is None:
+        return remote(bench, settings)
+    if (found := recalled(bench, stage, rows, prepared.collate, place)) is not None:
+        note(bench, settings, found[1])
+        return found[0]
+    asked = asked_elsewhere(remote(bench, settings), settings.urls)
+    return replayed(bench, stage, asked, rows, prepared.collate, place)
 
 
 def objective(
@@ -237,9 +256,8 @@ def endpoint(bench: Bench, stage: StageSettings, learner: LoadedModel) -> Endpoi
     return found
 
 
-def local(loaded: LoadedModel, prepared: Prepared, *, bf16: bool) -> LocalTeacher:
-    """A loaded model as a teacher that speaks in this process."""
-    size = len(prepared.labels) or loaded.record.vocabulary_size
+def local(loaded: LoadedModel, size: int, *, bf16: bool) -> LocalTeacher:
+    """A loaded model as a teacher that speaks in this process. size: of its vocabulary, or its classes."""
     voice = Voice(teacher=loaded.record.fingerprint, vocabulary_size=size)
     return LocalTeacher(forward(loaded.module, bf16=bf16), voice, loaded.module)
 

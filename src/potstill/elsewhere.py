@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from transformers import PreTrainedTokenizerBase
 
 from potstill.bench import Bench
@@ -12,18 +15,20 @@ from potstill.core.protocols import BatchSource, Teacher
 from potstill.core.signal import Want
 from potstill.students.fingerprint import tokenizer_sha256
 from potstill.students.record import ModelRecord
-from potstill.teachers.ahead import Ahead
+from potstill.teachers.ahead import Ahead, Forewarned
 from potstill.teachers.channel import Address
+from potstill.teachers.identity import Identity
 from potstill.teachers.keys import read_keys
 from potstill.teachers.remote import RemoteTeacher, Terms
 from potstill.teachers.settings import TeacherSettings
 
 
 def remote(bench: Bench, settings: TeacherSettings) -> RemoteTeacher:
-    """A teacher that is served elsewhere; its origin, as it states it, is noted for the ledger."""
+    """A teacher that is served elsewhere; its origin, as it states it, is noted for the ledger. Before a store, what
+    travels is what is kept."""
     key = read_keys(file=settings.key_file, variable=settings.key_env)[0]
     terms = Terms(
-        form=settings.form,
+        form=settings.store.form if settings.store else settings.form,
         prefetch=settings.prefetch,
         timeout_s=settings.timeout_s,
         refuse_after=settings.refuse_after,
@@ -39,10 +44,16 @@ def remote(bench: Bench, settings: TeacherSettings) -> RemoteTeacher:
     )
     bench.closing.callback(found.close)
     bench.say(f"the teacher is {found.facts['model']} ({found.voice.teacher}), elsewhere")
-    origin, identity = dict(found.facts.get("origin") or {}), found.identity
+    note(bench, settings, found.facts)
+    return found
+
+
+def note(bench: Bench, settings: TeacherSettings, facts: Mapping[str, Any]) -> None:
+    """Keep for the ledger what a teacher elsewhere says, or once said, of itself."""
+    origin, identity = dict(facts.get("origin") or {}), Identity.from_meta(facts["identity"])
     bench.records[settings.urls[0]] = ModelRecord(
         source=str(origin.get("source", "unknown")),
-        display_name=str(found.facts["model"]),
+        display_name=str(facts["model"]),
         revision=str(origin.get("revision", "unknown")),
         licence=str(origin.get("licence", "unknown")),
         folder=None,
@@ -52,13 +63,10 @@ def remote(bench: Bench, settings: TeacherSettings) -> RemoteTeacher:
         parameters=0,
         architecture="served elsewhere",
     )
-    return found
 
 
-def same_tokenizer(bench: Bench, settings: TeacherSettings | None, tokenizer: PreTrainedTokenizerBase) -> None:
+def same_tokenizer(bench: Bench, settings: TeacherSettings, tokenizer: PreTrainedTokenizerBase) -> None:
     """A teacher elsewhere reads the student's tokens, so they must be its own. Raises SignalError with both hashes."""
-    if settings is None or not settings.urls:
-        return
     theirs, ours = bench.records[settings.urls[0]].tokenizer_sha256, tokenizer_sha256(tokenizer)
     if theirs != ours:
         raise SignalError(
@@ -73,7 +81,7 @@ def looked_ahead(
     """The source, with a teacher elsewhere asked about its batches before they are learnt from: each rank about its
     own part of them."""
     prefetch = stage.teacher.prefetch if stage.teacher else 0
-    if not isinstance(teacher, RemoteTeacher) or not prefetch:
+    if stage.teacher is None or not stage.teacher.urls or not isinstance(teacher, Forewarned) or not prefetch:
         return source
 
     def expect(number: int, batch: Batch) -> None:

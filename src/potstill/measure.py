@@ -15,8 +15,9 @@ from torch import nn
 
 from potstill import assemble
 from potstill.bench import Bench
+from potstill.beside import KL, Beside, beside
 from potstill.core.batch import Batch
-from potstill.core.errors import DataError, RunError
+from potstill.core.errors import DataError, RunError, TeacherError
 from potstill.core.example import Example
 from potstill.core.outcome import Finding
 from potstill.core.protocols import Forward
@@ -33,7 +34,7 @@ from potstill.evaluate.bandwidth import (
 from potstill.evaluate.baseline import fit_tfidf
 from potstill.evaluate.cost import size_findings
 from potstill.evaluate.footprint import Footprint, child_footprint, folder_program
-from potstill.evaluate.predictions import Predictions, from_probabilities, predict, predict_tokens
+from potstill.evaluate.predictions import Predictions, TokenSums, from_probabilities, predict, predict_tokens
 from potstill.evaluate.settings import CostSettings
 from potstill.evaluate.suite import dark_knowledge, evaluate_classifier, evaluate_language_model
 from potstill.evaluate.timing import Conditions, greedy_decode, latency_findings, rate_findings, time_interleaved
@@ -82,7 +83,10 @@ def measure(bench: Bench, models: Mapping[str, ModelSettings] | None = None) -> 
     subjects = {name: subject(bench, name, settings) for name, settings in named.items()}
     bench.say(f"measuring {', '.join(subjects)}")
     quality = _classifiers if bench.recipe.task == "classify" else _language_models
-    findings = quality(bench, subjects)
+    with bench.closing:
+        far = beside(bench, subjects["student"].prepared) if models is None else None
+        findings = quality(bench, subjects, far)
+    findings = findings if far is None else far.told(findings)
     for name, one in subjects.items():
         footprint = None
         if name in TIMED and one.folder is not None and bench.recipe.evaluate.cost is not None:
@@ -123,9 +127,10 @@ def subject(bench: Bench, name: str, settings: ModelSettings) -> Subject:
     return Subject(name, loaded, prepared, loaded.record.folder)
 
 
-def _classifiers(bench: Bench, subjects: Mapping[str, Subject]) -> list[Finding]:
+def _classifiers(bench: Bench, subjects: Mapping[str, Subject], far: Beside | None) -> list[Finding]:
     recipe = bench.recipe
-    seen = {name: predict(assemble.forward(one.loaded.module), one.batches(bench)) for name, one in subjects.items()}
+    seen = {} if far is None else _heard(bench, subjects["student"], far)
+    seen |= {name: predict(assemble.forward(one.loaded.module), one.batches(bench)) for name, one in subjects.items()}
     prepared, examples = subjects["student"].prepared, subjects["student"].test.examples
     findings: list[Finding] = []
     if "tfidf" in recipe.controls:
@@ -167,14 +172,43 @@ def _tfidf(bench: Bench, prepared: Prepared, examples: Sequence[Example]) -> tup
     ]
 
 
-def _language_models(bench: Bench, subjects: Mapping[str, Subject]) -> list[Finding]:
+def _heard(bench: Bench, student: Subject, far: Beside) -> dict[str, Predictions]:
+    """What a classifier elsewhere says of the student's test rows."""
+    if far.teacher is not None and not far.whole:
+        far.nothing(far.lacking[KL])
+    if far.teacher is None:
+        return {}
+    try:
+        return {"teacher": predict(far.forward, student.batches(bench))}
+    except TeacherError as error:
+        far.nothing(f"the teacher elsewhere left while this was measured ({error})")
+        return {}
+
+
+def _language_models(bench: Bench, subjects: Mapping[str, Subject], far: Beside | None) -> list[Finding]:
     teacher = subjects.get("teacher")
     findings: list[Finding] = []
     for name, one in subjects.items():
-        beside, entries = _beside(bench, teacher, one)
-        sums = predict_tokens(assemble.forward(one.loaded.module), one.batches(bench), teacher=beside, entries=entries)
+        sums = None if far is None else _sums_elsewhere(bench, one, far)
+        if sums is None:
+            own, entries = _beside(bench, teacher, one)
+            sums = predict_tokens(assemble.forward(one.loaded.module), one.batches(bench), teacher=own, entries=entries)
         findings += evaluate_language_model(name, sums, settings=bench.recipe.evaluate, seed=bench.recipe.seed)
     return findings
+
+
+def _sums_elsewhere(bench: Bench, one: Subject, far: Beside) -> TokenSums | None:
+    """Held against a teacher elsewhere; None where nobody is heard."""
+    if far.teacher is None:
+        return None
+    sizes = {far.entries, one.loaded.record.vocabulary_size}
+    spoken = {"teacher": far.forward} if far.whole else {"choices": far.choices}
+    entries = min(sizes) if len(sizes) > 1 else None
+    try:
+        return predict_tokens(assemble.forward(one.loaded.module), one.batches(bench), entries=entries, **spoken)
+    except TeacherError as error:
+        far.nothing(f"the teacher elsewhere left while this was measured ({error})")
+        return None
 
 
 def _beside(bench: Bench, teacher: Subject | None, one: Subject) -> tuple[Forward | None, int | None]:

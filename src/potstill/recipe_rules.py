@@ -14,6 +14,7 @@ from potstill.core.task import Task
 from potstill.data.settings import DataSettings, SourceSettings
 from potstill.objectives.settings import ObjectiveSettings
 from potstill.students.settings import ModelSettings, StudentSettings
+from potstill.teachers.forms import FORMS
 from potstill.teachers.settings import TeacherSettings
 from potstill.train.settings import TrainSettings
 
@@ -238,6 +239,10 @@ def state_rules(task: Task, stage: Stage) -> Iterable[Contradiction]:
         members = 0 if teacher is None else len(teacher.models) + bool(teacher.urls)
         if members > 1:
             yield Contradiction(here, f"needs the states of one teacher, and there are {members}")
+        for place, form in (("form", teacher.form), ("store", teacher.store and teacher.store.form)) if teacher else ():
+            if form is not None and FORMS[form].says != "hidden":
+                reason = f"needs last states, and teacher.{place} is `{form}`: take a form `hidden-...`, or remove it"
+                yield Contradiction(here, reason)
     if objective.projection is not None and teacher is not None and teacher.vocabulary == "aligned":
         reason = "needs one tokenizer, and teacher.vocabulary is aligned: remove projection, or take another teacher"
         yield Contradiction((*stage.path, "objective", "projection"), reason)
@@ -315,7 +320,7 @@ def store_rules(task: Task, stage: Stage) -> Iterable[Contradiction]:
         yield Contradiction(path, reason + ("; use teacher.cache" if task == "classify" else ", which masks rows anew"))
     if store.form == "top-k" and stage.training.objective.top_k is None:
         yield Contradiction((*path, "form"), "`top-k` needs objective.top_k: how many entries are kept")
-    if store.form == "top-k" and len(teacher.models) > 1:
+    if store.form == "top-k" and len(teacher.models) + bool(teacher.urls) > 1:
         reason = "`top-k` of several teachers cannot be averaged; keep last states or logits"
         yield Contradiction((*path, "form"), reason)
     if store.path is not None:

@@ -15,15 +15,16 @@ import uvicorn
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from potstill.assemble import local
 from potstill.core.batch import Batch
 from potstill.core.errors import InputError
 from potstill.core.protocols import Teacher
-from potstill.core.signal import HeadedStates, Outputs, Voice, Want
+from potstill.core.signal import HeadedStates, Want
 from potstill.core.task import Task
-from potstill.students.load import LoadedModel, load_model
+from potstill.students.load import load_model
 from potstill.students.pooled import config_of, positions_of
 from potstill.students.settings import ModelSettings
-from potstill.students.taps import outputs
+from potstill.students.taps import output_head
 from potstill.teachers.batching import Batching
 from potstill.teachers.completions import Completions
 from potstill.teachers.connections import guarded, sweep
@@ -33,13 +34,12 @@ from potstill.teachers.identity import Identity
 from potstill.teachers.int8 import channel_scales
 from potstill.teachers.keys import KeyRing
 from potstill.teachers.limits import Limits
-from potstill.teachers.local import LocalTeacher
 from potstill.teachers.metrics import Metrics
 from potstill.teachers.question import Facts
 from potstill.teachers.server import application
 from potstill.teachers.service import Service
-from potstill.teachers.speaking import SpeakingTeacher, identity_of, own_head, refuse_false_head
 from potstill.teachers.streams import Streams
+from potstill.teachers.true_head import identity_of, refuse_false_head
 from potstill.train.stop import StopFlag
 
 CALIBRATION_ROW = 256
@@ -131,15 +131,14 @@ def assembled(serving: Serving) -> Service:
     """Load the model and make everything that answers. Raises ModelError and what loading raises."""
     loaded = load_model(serving.model, task=serving.task, labels=None, trust_remote_code=serving.trust_remote_code)
     size = int(config_of(loaded.module).num_labels) if serving.task == "classify" else loaded.record.vocabulary_size
-    live = local_teacher(loaded, size, bf16=serving.bf16)
-    teacher: Teacher = live
+    teacher = local(loaded, size, bf16=serving.bf16)
     identity = Identity(loaded.record.weights_sha256, loaded.record.tokenizer_sha256, size)
     frame, kept, channels = None, None, None
     if serving.task == "causal-lm":
-        identity, speaking = identity_of(loaded), SpeakingTeacher(live, own_head(loaded.module), bf16=serving.bf16)
-        refuse_false_head(speaking, probe_batch(size))
-        channels = None if serving.calibration is None else calibrated(speaking, loaded.tokenizer, serving.calibration)
-        teacher, frame = speaking, pack_head(speaking.head, identity, channels)
+        identity = identity_of(loaded)
+        refuse_false_head(teacher, probe_batch(size), bf16=serving.bf16)
+        channels = None if serving.calibration is None else calibrated(teacher, loaded.tokenizer, serving.calibration)
+        frame = pack_head(output_head(loaded.module).detached(), identity, channels)
         kept = unpack_head(frame)
     elif serving.calibration is not None:
         raise InputError("--calibrate is for the last states of causal language models: leave it out")
@@ -169,16 +168,6 @@ def ends_of(module: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[
     return frozenset([found] if isinstance(found, int) else found or ())
 
 
-def local_teacher(loaded: LoadedModel, size: int, *, bf16: bool) -> LocalTeacher:
-    """The model as it speaks in this process."""
-
-    def answer(batch: Batch, want: Want) -> Outputs:
-        with torch.autocast(next(loaded.module.parameters()).device.type, dtype=torch.bfloat16, enabled=bf16):
-            return outputs(loaded.module, batch, want)
-
-    return LocalTeacher(answer, Voice(loaded.record.fingerprint, size), loaded.module)
-
-
 def probe_batch(size: int) -> Batch:
     """One row of tokens from all over the vocabulary, asked about everywhere."""
     tokens = torch.linspace(0, size - 1, PROBE_ROW).long()[None]
@@ -186,7 +175,7 @@ def probe_batch(size: int) -> Batch:
     return Batch(("",), tokens, ones.bool(), torch.zeros_like(tokens), {"soft": ones, "hard": ones})
 
 
-def calibrated(teacher: SpeakingTeacher, tokenizer: PreTrainedTokenizerBase, text: Path) -> torch.Tensor:
+def calibrated(teacher: Teacher, tokenizer: PreTrainedTokenizerBase, text: Path) -> torch.Tensor:
     """The width of each channel over a text. Raises InputError when it cannot be read or is too short to tell."""
     try:
         tokens = tokenizer(text.read_text(encoding="utf-8"))["input_ids"]

@@ -16,7 +16,7 @@ from potstill.core.protocols import Observer
 from potstill.data.order import Batches
 from potstill.data.prepare import Prepared
 from potstill.durable import writing
-from potstill.elsewhere import looked_ahead, same_tokenizer
+from potstill.elsewhere import looked_ahead
 from potstill.students.freeze import freeze, names_of
 from potstill.students.load import LoadedModel
 from potstill.students.save import save_model
@@ -88,7 +88,6 @@ def learn(
         rows, heard.collate, settings.per_device_train_batch_size, bench.recipe.seed, settings.group_by_length
     )
     evaluated = prepared.validation
-    same_tokenizer(bench, stage.teacher, made.tokenizer)
     voice = {"teacher": heard.teacher.voice.teacher} if stage.teacher and stage.teacher.urls and heard.teacher else {}
     plan = TrainPlan(
         settings=settings,

@@ -85,12 +85,28 @@ def routes(bench: Bench, settings: TeacherSettings, student: Vocabulary) -> tupl
     if bench.recipe.task == "classify":
         teachers = [replace(one, rows=student.rows) for one in teachers]
     found = tuple(route(settings.vocabulary, student, teacher) for teacher in teachers)
+    if not settings.urls:
+        _refuse_idle(settings, student, found)
+    return found
+
+
+def route_elsewhere(bench: Bench, settings: TeacherSettings, student: Vocabulary, others: Sequence[Route]) -> Route:
+    """How a teacher elsewhere is heard, whose tokenizer is known to be the student's. others: how the models are.
+    Raises SignalError as `routes` does."""
+    if settings.cache or bench.recipe.task == "classify":
+        return "equal"
+    rows = bench.records[settings.urls[0]].vocabulary_size
+    found = route(settings.vocabulary, student, replace(student, name=settings.urls[0], rows=rows))
+    _refuse_idle(settings, student, (*others, found))
+    return found
+
+
+def _refuse_idle(settings: TeacherSettings, student: Vocabulary, found: Sequence[Route]) -> None:
     if settings.vocabulary != "equal" and settings.vocabulary not in found:
         raise SignalError(
             f"teacher.vocabulary is {settings.vocabulary}, but student and teacher have one tokenizer "
             f"({student.fingerprint[:16]}) and {student.rows} rows each: set it to equal"
         )
-    return found
 
 
 def route(allowed: Route, student: Vocabulary, teacher: Vocabulary) -> Route:

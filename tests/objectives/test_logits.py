@@ -73,6 +73,8 @@ def test_it_is_an_objective_and_says_what_it_wants():
     assert isinstance(hinton(), Objective)
     assert hinton().want() == Want(teacher=True)
     assert hinton(top_k=5).want() == Want(teacher=True, top_k=5)
+    assert hinton(top_k=5, temperature=2.0).want() == Want(teacher=True, top_k=5, temperature=2.0)
+    assert hinton(temperature=2.0).want() == Want(teacher=True), "whole logits are softened here"
     assert hinton(soft_weight=0, hard_weight=1).want() == Want(teacher=False)
 
 

@@ -204,7 +204,7 @@ def test_tls_by_files(materials, tmp_path, keyed):
         ("teacher.urls", ["http://user:pass@x:1"], "holds a user"),
         ("teacher.urls", ["tcp://x"], "no port"),
         ("teacher.urls", ["unix://relative"], "absolute"),
-        ("teacher.urls", ["http://x:port"], "no number"),
+        ("teacher.urls", ["http://x:port"], "no address"),
         ("teacher.urls", ["http://x", "http://x"], "twice"),
         ("teacher.key_file", "/etc/passwd", "below the working directory"),
         ("teacher.key_file", "../key", "below the working directory"),

@@ -6,7 +6,9 @@ import pytest
 
 import potstill
 from potstill.core.errors import RecipeError, SignalError
-from potstill.teachers.speaking import SpeakingTeacher
+from potstill.core.signal import OutputHead
+from potstill.students.taps import output_head
+from potstill.teachers.local import LocalTeacher
 from tests.run.test_run import losses, weights
 from tests.run.tiny_recipe import language_model, set_value, write_recipe
 
@@ -20,7 +22,7 @@ def silent(monkeypatch):
     def asked(self, batch, want):
         raise AssertionError("the teacher was asked again")
 
-    return lambda: monkeypatch.setattr(SpeakingTeacher, "signal", asked)
+    return lambda: monkeypatch.setattr(LocalTeacher, "signal", asked)
 
 
 def recipe_of(materials, store, **values):
@@ -121,11 +123,8 @@ def test_an_ensemble_keeps_each_of_its_members(materials, tmp_path, monkeypatch,
 
 def test_a_head_that_is_not_what_it_seems_is_refused(materials, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    from potstill.teachers import speaking
-
-    real = speaking.own_head
     monkeypatch.setattr(
-        "potstill.replay.own_head", lambda module: speaking.OutputHead(real(module).weight_VD, scale=1.1)
+        "potstill.students.taps.output_head", lambda module: OutputHead(output_head(module).weight_VD, scale=1.1)
     )
     with pytest.raises(SignalError, match="does not give its own logits"):
         ran(tmp_path, recipe_of(materials, {"form": "hidden-fp32"}), "run")

@@ -49,7 +49,7 @@ def test_a_cache_that_cannot_be_made(tmp_path, monkeypatch):
     monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "model.gguf"
     path.write_bytes(b"GGUF" + bytes(200))
-    with pytest.raises(FolderError, match="choose another folder"):
+    with pytest.raises(FolderError, match="name another output folder"):
         converted(path)
 
 

@@ -26,14 +26,14 @@ def test_only_safetensors_and_text_are_written(loaded, tmp_path):
 
 def test_a_file_in_the_way(loaded, tmp_path):
     (tmp_path / "m").write_text("")
-    with pytest.raises(FolderError, match="choose another folder"):
+    with pytest.raises(FolderError, match="name another output folder"):
         save_model(loaded, tmp_path / "m")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_folder(loaded, tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(FolderError, match="choose another folder"):
+    with pytest.raises(FolderError, match="name another output folder"):
         save_model(loaded, tmp_path / "m")
 
 
@@ -51,5 +51,5 @@ def test_what_the_system_says_is_passed_on(loaded, tmp_path, monkeypatch, number
 def test_a_full_disk_while_weights_are_written(loaded, tmp_path):
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "config.json").symlink_to("/dev/full")
-    with pytest.raises(DiskError, match="make room"):
+    with pytest.raises(DiskError, match="Make room"):
         save_model(loaded, tmp_path / "m")

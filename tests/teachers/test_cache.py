@@ -107,7 +107,7 @@ def test_a_save_that_fails_leaves_the_earlier_one(cache, teacher, tmp_path, monk
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("potstill.teachers.cache.os.fsync", full)
+    monkeypatch.setattr("potstill.durable.os.fsync", full)
     with pytest.raises(DiskError, match="No space left on device; free some space"):
         cache.save(tmp_path)
     assert AnswerCache.load(tmp_path, teacher.voice).ids == cache.ids

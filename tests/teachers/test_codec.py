@@ -22,7 +22,7 @@ from potstill.core.signal import (
 from potstill.divergences.sparse import top_k
 from potstill.teachers.codec import pack, rows_of, unpack, unsound
 from potstill.teachers.forms import FORMS
-from potstill.teachers.head import logits_of, pack_head, unpack_head
+from potstill.teachers.head import pack_head, unpack_head
 from potstill.teachers.identity import Identity
 from potstill.teachers.int8 import channel_scales
 from potstill.teachers.packing import Packing, row_keys
@@ -92,7 +92,7 @@ def sent(signal, batch, packing):
 def logits_at(signal, batch):
     asked = batch.weights["soft"] != 0
     if isinstance(signal.logits, HeadedStates):
-        return logits_of(signal.logits.states_BTD[asked], signal.logits.head)
+        return signal.logits.head.logits(signal.logits.states_BTD[asked])
     return signal.logits.logits_BTV[asked]
 
 

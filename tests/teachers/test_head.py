@@ -7,7 +7,7 @@ import torch
 
 from potstill.core.errors import SignalError
 from potstill.core.signal import OutputHead
-from potstill.teachers.head import HeadShelf, logits_of, pack_head, unpack_head
+from potstill.teachers.head import HeadShelf, pack_head, unpack_head
 from potstill.teachers.identity import Identity
 from potstill.teachers.wire import Frame, decode, encode
 from tests.teachers.speech import IDENTITY, D, V, head_frame
@@ -33,7 +33,7 @@ def test_logits_by_hand():
     """z = scale * (W h + b), then softcap * tanh(z / softcap), as core.signal.OutputHead says."""
     head = OutputHead(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([0.5, -1.0]), scale=2.0, softcap=10.0)
     z = torch.tensor([[2 * (3 + 0.5), 2 * (4 * 2 - 1)]])
-    torch.testing.assert_close(logits_of(torch.tensor([[3.0, 4.0]]), head), 10 * torch.tanh(z / 10))
+    torch.testing.assert_close(head.logits(torch.tensor([[3.0, 4.0]])), 10 * torch.tanh(z / 10))
 
 
 def test_it_is_fetched_once_and_kept(shelf):

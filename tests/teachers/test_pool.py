@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 
 from potstill.teachers.channel import Address
-from potstill.teachers.pool import BREAK_AFTER, FIRST_DELAY_S, LONGEST_DELAY_S, Pool, Source, delay
+from potstill.teachers.patience import LONGEST_BACKOFF
+from potstill.teachers.pool import BREAK_AFTER, FIRST_DELAY_S, Pool, Source, delay
 
 
 def sources(*weights):
@@ -21,7 +22,7 @@ class TestDelay:
     def test_the_bound_doubles_up_to_a_limit(self):
         bounds = [delay(failures, lambda: 1.0) for failures in range(1, 12)]
         assert bounds[:3] == [FIRST_DELAY_S, 2 * FIRST_DELAY_S, 4 * FIRST_DELAY_S]
-        assert bounds[-1] == LONGEST_DELAY_S
+        assert bounds[-1] == LONGEST_BACKOFF
 
     def test_jitter_is_full(self):
         assert delay(3, lambda: 0.0) == 0
@@ -29,7 +30,7 @@ class TestDelay:
 
     def test_what_the_teacher_says_is_waited_in_full_but_not_for_ever(self):
         assert delay(1, lambda: 0.0, 7.0) == 7.0
-        assert delay(1, lambda: 0.0, 1e9) == 10 * LONGEST_DELAY_S
+        assert delay(1, lambda: 0.0, 1e9) == 10 * LONGEST_BACKOFF
 
 
 class TestChoice:

@@ -7,15 +7,15 @@ from potstill.core.batch import Batch, next_token_targets
 from potstill.core.signal import HeadedStates, Signal, Want
 from potstill.students.load import load_model
 from potstill.students.settings import ModelSettings
-from potstill.students.taps import outputs
+from potstill.students.taps import output_head, outputs
 from potstill.teachers.codec import pack, unpack
-from potstill.teachers.head import HeadShelf, logits_of, pack_head
+from potstill.teachers.head import HeadShelf, pack_head
 from potstill.teachers.int8 import channel_scales
 from potstill.teachers.local import LocalTeacher
 from potstill.teachers.packing import Packing
-from potstill.teachers.speaking import SpeakingTeacher, identity_of, own_head, refuse_false_head
 from potstill.teachers.store import SignalStore
 from potstill.teachers.stored import StoredTeacher
+from potstill.teachers.true_head import identity_of, refuse_false_head
 
 CALIBRATION = "The harbour was quiet in the morning, and the boats that had come back in the night lay low with fish."
 PASSAGES = (
@@ -40,18 +40,22 @@ def smollm2():
         ModelSettings(model_name_or_path="packaged:smollm2-135m-instruct"), task="causal-lm", labels=None
     )
     identity, module = identity_of(loaded), loaded.module
-    live = LocalTeacher(lambda batch, want: outputs(module, batch, want), identity.voice, module)
-    speaker = SpeakingTeacher(live, own_head(module))
+    speaker = LocalTeacher(lambda batch, want: outputs(module, batch, want), identity.voice, module)
     batch = batch_of(loaded.tokenizer, PASSAGES)
     refuse_false_head(speaker, batch)
     said = speaker.signal(batch_of(loaded.tokenizer, [CALIBRATION]), Want(logits=False, headed=True))
-    return speaker, identity, pack_head(speaker.head, identity, channel_scales(said.logits.states_BTD[0])), batch
+    return (
+        speaker,
+        identity,
+        pack_head(output_head(module).detached(), identity, channel_scales(said.logits.states_BTD[0])),
+        batch,
+    )
 
 
 def kl(batch, truth, signal):
     asked = batch.weights["soft"] != 0
     said = signal.logits
-    found = logits_of(said.states_BTD[asked], said.head) if isinstance(said, HeadedStates) else said.logits_BTV[asked]
+    found = said.head.logits(said.states_BTD[asked]) if isinstance(said, HeadedStates) else said.logits_BTV[asked]
     p, q = torch.log_softmax(truth[asked], -1), torch.log_softmax(found.float(), -1)
     return float((p.exp() * (p - q)).sum(-1).mean())
 

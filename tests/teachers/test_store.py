@@ -17,7 +17,6 @@ from potstill.core.signal import DenseLogits, HeadedStates, Want
 from potstill.teachers import store as store_module
 from potstill.teachers.codec import pack, rows_of
 from potstill.teachers.framing import PREFIX
-from potstill.teachers.head import logits_of
 from potstill.teachers.packing import row_keys
 from potstill.teachers.store import SignalStore
 from potstill.teachers.stored import CodedTeacher, StoredTeacher
@@ -102,7 +101,7 @@ def test_whole_logits_are_made_where_they_are_wanted(recorded):
     assert isinstance(headed, HeadedStates)
     assert isinstance(dense, DenseLogits)
     asked = batch.weights["soft"] != 0
-    assert torch.equal(dense.logits_BTV[asked], logits_of(headed.states_BTD[asked], headed.head))
+    assert torch.equal(dense.logits_BTV[asked], headed.head.logits(headed.states_BTD[asked]))
     assert not dense.logits_BTV[~asked].any()
 
 

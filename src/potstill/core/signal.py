@@ -62,6 +62,11 @@ class OutputHead:
             logits = logits * self.scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
+    def detached(self) -> OutputHead:
+        """The same values without a graph."""
+        bias = None if self.bias_V is None else self.bias_V.detach()
+        return OutputHead(self.weight_VD.detach(), bias, self.scale, self.softcap)
+
     def over(self, entries_K: Int[Tensor, " K"]) -> OutputHead:
         """The same head for some entries of the vocabulary, in this order."""
         bias = None if self.bias_V is None else self.bias_V[entries_K]
@@ -77,9 +82,7 @@ class HeadedStates:
 
     def detached(self) -> HeadedStates:
         """The same values without a graph, as a teacher hands them out."""
-        bias = None if self.head.bias_V is None else self.head.bias_V.detach()
-        head = OutputHead(self.head.weight_VD.detach(), bias, self.head.scale, self.head.softcap)
-        return HeadedStates(self.states_BTD.detach(), head)
+        return HeadedStates(self.states_BTD.detach(), self.head.detached())
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ A classifier keeps one row of scores per example. A language model keeps sums pe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -111,7 +111,8 @@ def predict(forward: Forward, batches: Iterable[Batch]) -> Predictions:
 
 @dataclass(frozen=True, slots=True)
 class TokenSums:
-    """Sums of a language model per sequence (S sequences), float64; the teacher's three are None without a teacher.
+    """Sums of a language model per sequence (S sequences), float64; the teacher's three are None without a teacher, and
+    the last of them where its first choice alone is known.
 
     tokens: known targets. nll: negative log-likelihood of these in nats. correct: targets ranked first.
     compared: positions where teacher and student were held against each other. agreed: the same first choice.
@@ -132,6 +133,7 @@ def predict_tokens(
     batches: Iterable[Batch],
     *,
     teacher: Forward | None = None,
+    choices: Callable[[Batch], Int[Tensor, "B T"]] | None = None,
     entries: int | None = None,
     chunk_bytes: int = 64 << 20,
 ) -> TokenSums:
@@ -139,7 +141,8 @@ def predict_tokens(
 
     Targets are where the "hard" weight is above 0; teacher and student are compared where "soft" is. A weight decides
     whether a position counts, never how much: a measurement does not inherit the emphasis of training. chunk_bytes
-    bounds each float32 copy of a slice of logits. entries: teacher and student are compared over so many first entries
+    bounds each float32 copy of a slice of logits. choices: the first choices of a teacher that tells no more, in the
+    place of `teacher`; its KL is then unknown. entries: teacher and student are compared over so many first entries
     (one tokenizer, tables of two lengths); the rest is padding. Raises DataError for an empty test set or one without
     a target, SignalError when the vocabularies differ, NumbersError for logits that are not finite.
     """
@@ -155,6 +158,8 @@ def predict_tokens(
             _refuse_vocabulary(teacher_BTV.shape[-1], student_BTV.shape[-1])
             _refuse_not_finite(teacher_BTV, batch.ids)
             shared.append(_comparison_sums(teacher_BTV, student_BTV, batch, chunk_bytes))
+        elif choices is not None:
+            shared.append(_choice_sums(choices(batch), student_BTV[..., :entries], batch, chunk_bytes))
     if not own:
         raise _empty()
     tokens, nll, correct = torch.cat(own).T.numpy()
@@ -163,7 +168,7 @@ def predict_tokens(
             f"None of the {len(tokens)} test sequences has a target token, so no likelihood can be measured. "
             "Next: check data.test.rows and the columns of the test set; prompts alone are not measured."
         )
-    if teacher is None:
+    if not shared:
         return TokenSums(tokens, nll, correct)
     return TokenSums(tokens, nll, correct, *torch.cat(shared).T.numpy())
 
@@ -192,6 +197,18 @@ def _comparison_sums(
         kl_N = forward_kl(teacher_NV, student_NV)
         same_N = teacher_NV.argmax(-1) == student_NV.argmax(-1)
         sums.index_add_(0, row.cpu(), torch.stack([torch.ones_like(kl_N), same_N.float(), kl_N], -1).double().cpu())
+    return sums
+
+
+def _choice_sums(
+    teacher_BT: Int[Tensor, "B T"], student_BTV: Float[Tensor, "B T V"], batch: Batch, chunk_bytes: int
+) -> Float[Tensor, "B 2"]:
+    """Positions compared and agreements of each row."""
+    sums = torch.zeros(len(batch.ids), 2, dtype=torch.float64)
+    asked_BT = batch.weights.get("soft", batch.weights["hard"])
+    for row, position in _chunks(asked_BT, student_BTV.shape[-1], chunk_bytes):
+        same_N = (student_BTV[row, position].argmax(-1) == teacher_BT[row, position]).double()
+        sums.index_add_(0, row.cpu(), torch.stack([torch.ones_like(same_N), same_N], -1).cpu())
     return sums
 
 

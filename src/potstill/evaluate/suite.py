@@ -43,7 +43,8 @@ def evaluate_classifier(
 def evaluate_language_model(
     subject: str, sums: TokenSums, *, settings: EvaluateSettings, utf8_bytes: int | None = None, seed: int = 0
 ) -> list[Finding]:
-    """quality.nll, quality.perplexity, quality.token_accuracy, with a teacher agreement.top1 and agreement.kl.
+    """quality.nll, quality.perplexity, quality.token_accuracy, with a teacher agreement.top1 and agreement.kl (the
+    first alone where only its first choices are known).
 
     Sequences are resampled, not tokens: tokens of one text are not independent. utf8_bytes: size of the measured text,
     for quality.bits_per_byte.
@@ -65,11 +66,10 @@ def evaluate_language_model(
         ("quality.perplexity", over(sums.nll_S, tokens, metrics.perplexity), "perplexity"),
         ("quality.token_accuracy", over(sums.correct_S, tokens, mean), "share"),
     ]
-    if sums.compared_S is not None and sums.agreed_S is not None and sums.kl_S is not None:
-        rows += [
-            ("agreement.top1", over(sums.agreed_S, sums.compared_S, mean), "share"),
-            ("agreement.kl", over(sums.kl_S, sums.compared_S, mean), "nats/token"),
-        ]
+    if sums.compared_S is not None and sums.agreed_S is not None:
+        rows.append(("agreement.top1", over(sums.agreed_S, sums.compared_S, mean), "share"))
+    if sums.compared_S is not None and sums.kl_S is not None:
+        rows.append(("agreement.kl", over(sums.kl_S, sums.compared_S, mean), "nats/token"))
     if utf8_bytes is not None:
         nll, scale = rows[0][1], metrics.bits_per_byte(float(tokens.sum()), utf8_bytes)
         bits = Estimate(nll.value * scale, nll.low * scale, nll.high * scale)

@@ -38,8 +38,11 @@ class Hinton:
         self._weights = {part: weight for part, weight in weights.items() if weight > 0}
 
     def want(self) -> Want:
-        """Logits of the teacher, if it is listened to; its k largest are enough where `top_k` is set."""
-        return Want(teacher="soft" in self._weights, logits=True, top_k=self._settings.top_k)
+        """Logits of the teacher, if it is listened to; its k largest do where `top_k` is set, at the temperature
+        that they are compared at: there is no other for them."""
+        k = self._settings.top_k
+        temperature = 1.0 if k is None else self._settings.temperature
+        return Want(teacher="soft" in self._weights, logits=True, top_k=k, temperature=temperature)
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """The sum of weights behind each part."""

@@ -29,6 +29,7 @@ def render(record: RunRecord, recipe_text: str) -> str:
         subjects=[view.SUBJECTS[subject] for subject in view.present(record)],
         roles=view.present(record),
         rows=view.table(record),
+        notes=view.notes(record),
         figures=figures(record),
         thoughts=view.thoughts(record),
         similarity=similarity(record),

@@ -80,6 +80,22 @@ def _cell(record: RunRecord, name: str, subject: str, form: str) -> Cell | None:
     return Cell(write(found.value), interval)
 
 
+def notes(record: RunRecord) -> list[str]:
+    """What a reader of the table must know: what was not measured and why, and how a teacher elsewhere was heard."""
+    found = []
+    for name in ("agreement.kl", "agreement.top1"):
+        heard = record.finding(name)
+        if heard is not None and heard.evidence.get("signals"):
+            form = heard.evidence["signals"]
+            found.append(f"The teacher is elsewhere: agreement is with its signals as they were sent, `{form}`.")
+            break
+    lacking = record.finding("agreement.unmeasured")
+    if lacking is not None:
+        names = [label for key, label, _, _ in ROWS if key in lacking.evidence["measures"]]
+        found.append(f"Not measured: {'; '.join(names)}. Why: {lacking.evidence['reason']}.")
+    return found
+
+
 def verdict(record: RunRecord) -> str:
     """One sentence: what was kept, at what size and speed, and whether anything stops it."""
     name, word, higher = HEADLINE[record.recipe["task"]]

@@ -13,8 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.core.errors import ModelError
+from potstill.durable import writing
 from potstill.students.quiet import quiet
-from potstill.students.writing import writing
 
 
 def cache_folder() -> Path:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from potstill.durable import writing
 from potstill.students.load import LoadedModel
 from potstill.students.quiet import quiet
-from potstill.students.writing import writing
 
 
 def save_model(loaded: LoadedModel, folder: Path) -> None:

@@ -59,14 +59,21 @@ def output_head(module: nn.Module) -> OutputHead:
     """The linear from last states to logits, with what the config does to them afterwards; the weights are the live
     ones. Raises SignalError for a model whose logits are made in another way."""
     head = module.get_output_embeddings() if hasattr(module, "get_output_embeddings") else None
-    config = config_of(module).get_text_config()
-    if not isinstance(head, nn.Linear) or not type(module).__name__.endswith("ForCausalLM"):
+    if not isinstance(head, nn.Linear) or not _follows_the_body(head, module):
         raise SignalError(
             f"{type(module).__name__}: its logits are not one linear of its last states, so these cannot stand for "
             "them: use a causal language model, or an objective on logits"
         )
-    scale = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
-    return OutputHead(head.weight, head.bias, float(scale), getattr(config, "final_logit_softcapping", None))
+    config = config_of(module).get_text_config()
+    divisor, softcap = getattr(config, "logits_scaling", None) or 1.0, getattr(config, "final_logit_softcapping", None)
+    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(divisor)
+    return OutputHead(head.weight, head.bias, scale, None if softcap is None else float(softcap))
+
+
+def _follows_the_body(head: nn.Linear, module: nn.Module) -> bool:
+    """Whether body and head are all there is; an encoder's vocabulary has a layer of its own before it."""
+    body = body_of(module)
+    return all(part is body or part is head or not list(part.parameters()) for part in module.children())
 
 
 def pooled_features(module: nn.Module, batch: Batch) -> Float[Tensor, "B D"]:

@@ -9,10 +9,36 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from potstill.core.batch import Batch
-from potstill.core.protocols import BatchSource
+from potstill.core.protocols import BatchSource, Teacher
+from potstill.core.signal import Want
+
+
+@runtime_checkable
+class Forewarned(Protocol):
+    """A teacher that can be told of a batch before its signal is wanted."""
+
+    def expect(self, batch: Batch, want: Want) -> None:
+        """The signal of this batch will be wanted soon."""
+        ...
+
+    def forget(self, batch: Batch | None = None) -> None:
+        """It will not, or that of no batch told of."""
+        ...
+
+
+def forewarn(teacher: Teacher | None, batch: Batch, want: Want) -> None:
+    """Tell a teacher that can use it."""
+    if isinstance(teacher, Forewarned):
+        teacher.expect(batch, want)
+
+
+def release(teacher: Teacher | None, batch: Batch | None = None) -> None:
+    """What was told of this batch, or of all, is not wanted any more."""
+    if isinstance(teacher, Forewarned):
+        teacher.forget(batch)
 
 
 class Ahead:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from potstill.core.batch import Batch
 from potstill.core.errors import DiskError, SignalError
 from potstill.core.protocols import Teacher
 from potstill.core.signal import DenseLogits, Signal, Voice, Want
+from potstill.durable import replace_file
 
 ANSWERS, MANIFEST = "answers.safetensors", "answers.json"
 
@@ -85,8 +85,8 @@ class AnswerCache:
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _replace(folder / ANSWERS, payload)
-            _replace(folder / MANIFEST, json.dumps(manifest).encode())
+            replace_file(folder / ANSWERS, payload)
+            replace_file(folder / MANIFEST, json.dumps(manifest).encode())
         except OSError as error:
             raise DiskError(
                 f"the teacher's answers could not be saved in {folder}: {error.strerror}; free some space or choose "
@@ -129,13 +129,3 @@ def _one_position(signal: Signal, voice: Voice) -> Float[Tensor, "B V"]:
             "(classifiers): set teacher.cache to false"
         )
     return signal.logits.logits_BTV.squeeze(1)
-
-
-def _replace(path: Path, payload: bytes) -> None:
-    """Whoever reads `path` sees the old bytes or the new, never a part."""
-    part = path.with_suffix(path.suffix + ".part")
-    with part.open("wb") as file:
-        file.write(payload)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)

@@ -3,7 +3,6 @@ asks does not care which it was."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import ssl
 import time
@@ -13,6 +12,7 @@ from typing import Protocol, runtime_checkable
 import httpx
 
 from potstill.core.errors import InputError, SignalError
+from potstill.teachers.patience import retry_after as seconds_of
 from potstill.teachers.transport import SHARES, Stream, StreamClosed, connect, greet
 from potstill.teachers.wire import PREFIX, Frame, decode, encode, frame_length
 
@@ -143,13 +143,6 @@ def _described(body: bytearray, response: httpx.Response) -> Frame:
     if not isinstance(values, dict):
         raise SignalError("what answers there is no teacher: check the address")
     return Frame("description", values)
-
-
-def seconds_of(header: str | None) -> float | None:
-    """The seconds of a Retry-After header; a date, which our services do not send, counts as none."""
-    with contextlib.suppress(ValueError, TypeError):
-        return max(float(header or ""), 0.0)
-    return None
 
 
 def refuse(status: int, reason: str, retry_after: float | None) -> None:

@@ -1,11 +1,11 @@
 """Somebody else's server: where it is, how patiently it is asked, and how it is to write. No torch."""
 
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, model_validator
 
 from potstill.core.settings import Settings
+from potstill.teachers.addresses import refuse_bad_url
 
 ASKED_BY_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
@@ -39,15 +39,8 @@ class EndpointSettings(Settings):
     @model_validator(mode="after")
     def is_an_address_without_secrets(self) -> "EndpointSettings":
         """A URL is written into records and logs, so nothing secret may be in it; its text is not repeated here."""
-        try:
-            parts = urlsplit(self.url)
-            host, _ = parts.hostname, parts.port
-        except ValueError as error:
-            raise ValueError(f"url is no address ({error}); it looks like http://127.0.0.1:8000/v1") from error
-        if parts.scheme not in ("http", "https") or not host:
-            raise ValueError("url must begin with http:// or https:// and a host, like http://127.0.0.1:8000/v1")
-        if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-            raise ValueError("url holds a user, a password, a query or a fragment; give the key by key_env or key_file")
+        if (wrong := refuse_bad_url(self.url, ("http", "https"))) is not None:
+            raise ValueError(f"url {wrong}; it looks like http://127.0.0.1:8000/v1")
         if self.key_env is not None and self.key_file is not None:
             raise ValueError("key_env and key_file contradict each other: keep one of them")
         return self

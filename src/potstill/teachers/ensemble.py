@@ -15,8 +15,10 @@ from potstill.core.errors import SignalError
 from potstill.core.protocols import Teacher
 from potstill.core.shapes import LogitsBTV
 from potstill.core.signal import DenseLogits, Signal, Voice, Want
+from potstill.teachers.ahead import forewarn, release
 
 Combine = Literal["arithmetic", "geometric"]
+_WHOLE = Want(top_k=None)
 
 
 class Ensemble:
@@ -66,13 +68,23 @@ class Ensemble:
         entries: list[torch.Tensor | None] = []
         with torch.no_grad():
             for member, weight in zip(self._members, self._weights, strict=True):
-                said = member.signal(batch, Want(top_k=None))
+                said = member.signal(batch, _WHOLE)
                 entries.append(said.entries_K)
                 term = self._term(_dense(said, member, entries[0]), weight)
                 combined = term if combined is None else self._joined(combined, term)
             assert combined is not None, "an ensemble has members"
             scale = self._temperature if self._combine == "arithmetic" else 1.0
             return Signal(voice=self._voice, logits=DenseLogits(combined * scale), entries_K=entries[0])
+
+    def expect(self, batch: Batch, want: Want) -> None:
+        """Members elsewhere are told of a batch that they will be asked about."""
+        for member in self._members:
+            forewarn(member, batch, _WHOLE)
+
+    def forget(self, batch: Batch | None = None) -> None:
+        """See `Forewarned`."""
+        for member in self._members:
+            release(member, batch)
 
     def _term(self, logits_BTV: LogitsBTV, weight: float) -> LogitsBTV:
         logits = logits_BTV if logits_BTV.dtype == torch.float64 else logits_BTV.float()

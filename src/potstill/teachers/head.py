@@ -13,7 +13,7 @@ from torch import Tensor
 
 from potstill.core.errors import SignalError
 from potstill.core.signal import OutputHead
-from potstill.durable import flush, writing
+from potstill.durable import settle, writing
 from potstill.teachers.identity import Identity
 from potstill.teachers.wire import Frame, decode, encode, frame_sha256
 
@@ -37,16 +37,6 @@ class KeptHead:
     def width(self) -> int:
         """Width of the last states."""
         return self.head.weight_VD.shape[1]
-
-
-def logits_of(states_ND: Float[Tensor, "*N D"], head: OutputHead) -> Float[Tensor, "*N V"]:
-    """The whole logits that `OutputHead` describes, in the precision of its weight."""
-    logits = states_ND.to(head.weight_VD.dtype) @ head.weight_VD.T
-    if head.bias_V is not None:
-        logits = logits + head.bias_V
-    if head.scale != 1.0:
-        logits = logits * head.scale
-    return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
 
 
 def pack_head(head: OutputHead, identity: Identity, channels_D: Float[Tensor, " D"] | None = None) -> Frame:
@@ -118,9 +108,7 @@ class HeadShelf:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with aside.open("wb") as file:
                     file.writelines(encode(frame))
-                flush(aside)
-                aside.replace(path)
-                flush(self.folder)
+                settle(aside, path)
         return digest
 
     def get(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from pydantic import SecretStr
 
 from potstill.core.errors import InputError
 from potstill.teachers.endpoint_settings import EndpointSettings
+from potstill.teachers.keys import secret_text
 
 LONGEST = 4096
 
@@ -19,19 +18,11 @@ def read_key(settings: EndpointSettings, environment: Mapping[str, str] | None =
 
     Raises InputError: the variable or file is missing or empty, or what is there cannot be a key.
     """
-    if settings.key_env is not None:
-        text = (os.environ if environment is None else environment).get(settings.key_env, "")
-        place = f"the environment variable {settings.key_env}"
-    elif settings.key_file is not None:
-        place = settings.key_file
-        try:
-            with Path(place).expanduser().open(encoding="utf-8") as file:
-                text = file.read(LONGEST + 1)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "not text"
-            raise InputError(f"{place}: the key cannot be read ({reason}): check key_file") from None
-    else:
+    if settings.key_env is None and settings.key_file is None:
         return None
+    place, text = secret_text(
+        file=settings.key_file, variable=settings.key_env or "", next_step="check key_file", environment=environment
+    )
     key = text.strip()
     if not key:
         raise InputError(f"{place} is empty or not set, and the endpoint's key was to be there: put it there")

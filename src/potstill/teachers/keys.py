@@ -12,7 +12,7 @@ from pathlib import Path
 from potstill.core.errors import InputError
 
 KEY_VARIABLE = "POTSTILL_KEY"
-SHORTEST = 16
+SHORTEST, LONGEST_FILE = 16, 1 << 16
 _MAKE = "make one with `python -c 'import secrets; print(secrets.token_urlsafe(32))'`"
 
 
@@ -23,17 +23,10 @@ def read_keys(
 
     Raises InputError when there is none, or one is too short to be a secret.
     """
-    named = os.environ if environment is None else environment
-    if file is not None:
-        try:
-            lines = Path(file).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-            raise InputError(f"the key file {file} cannot be read ({reason}): {_MAKE} and put it there") from error
-        place, found = f"the key file {file}", [line.strip() for line in lines if line.strip()]
-    else:
-        place = f"the environment variable {variable or KEY_VARIABLE}"
-        found = [value for value in (named.get(variable or KEY_VARIABLE, "").strip(),) if value]
+    place, text = secret_text(
+        file=file, variable=variable or KEY_VARIABLE, next_step=f"{_MAKE} and put it there", environment=environment
+    )
+    found = [line.strip() for line in (text.splitlines() if file is not None else [text]) if line.strip()]
     if not found:
         raise InputError(f"{place} holds no key, and nobody is served or asked without one: {_MAKE}")
     if short := [key for key in found if len(key) < SHORTEST or not key.isascii() or not key.isprintable()]:
@@ -41,6 +34,27 @@ def read_keys(
             f"{place} holds {len(short)} keys of fewer than {SHORTEST} characters, or with others than ASCII: {_MAKE}"
         )
     return tuple(found)
+
+
+def secret_text(
+    *, file: str | Path | None, variable: str, next_step: str, environment: Mapping[str, str] | None = None
+) -> tuple[str, str]:
+    """Where a secret lies, in words, and what lies there: the file if one is named, else the environment variable.
+
+    Raises InputError for a file that cannot be read, or is far longer than keys are.
+    """
+    if file is None:
+        values = os.environ if environment is None else environment
+        return f"the environment variable {variable}", values.get(variable, "")
+    try:
+        with Path(file).expanduser().open(encoding="utf-8") as opened:
+            text = opened.read(LONGEST_FILE + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise InputError(f"the key file {file} cannot be read ({reason}): {next_step}") from None
+    if len(text) > LONGEST_FILE:
+        raise InputError(f"the key file {file} is longer than {LONGEST_FILE} characters: name a file that holds keys")
+    return f"the key file {file}", text
 
 
 class KeyRing:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.core.errors import DataError, FolderError
-from potstill.students.writing import writing
+from potstill.durable import replace_file, settle, writing
 from potstill.teachers.published import PUBLISHERS
 
 JOURNAL, JOB = "journal.jsonl", "job.json"
@@ -55,7 +55,7 @@ class Manuscript:
         if not place.exists():
             if self.output.exists():
                 raise FolderError(f"{self.output} exists: name another file, or remove it")
-            _replace(place, (json.dumps(self.job, indent=1, ensure_ascii=False) + "\n").encode())
+            replace_file(place, (json.dumps(self.job, indent=1, ensure_ascii=False) + "\n").encode())
         before = json.loads(place.read_text(encoding="utf-8"))
         if before != self.job:
             changed = sorted(name for name in {*before, *self.job} if before.get(name) != self.job.get(name))
@@ -129,11 +129,11 @@ class Manuscript:
             self.output.parent.mkdir(parents=True, exist_ok=True)
             aside = self.folder / f"published{self.output.suffix}"
             PUBLISHERS[self.output.suffix](aside, (row for row in self.rows() if not row["rejected"]))
-            _settle(aside, self.output)
+            settle(aside, self.output)
             if self.rejected:
                 aside = self.folder / "rejects.jsonl"
                 PUBLISHERS[".jsonl"](aside, (row for row in self.rows() if row["rejected"]))
-                _settle(aside, self.rejects)
+                settle(aside, self.rejects)
 
     def discard_journal(self) -> None:
         """After the last publishing: the output holds all of it."""
@@ -160,26 +160,4 @@ def record_file(output: Path) -> Path:
 def write_record(output: Path, record: Mapping[str, Any]) -> None:
     """Write the record of an output, whole or not at all."""
     with writing(output.parent):
-        _replace(record_file(output), (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def _replace(path: Path, data: bytes) -> None:
-    aside = path.with_name(f".{path.name}.partial")
-    with aside.open("wb") as file:
-        file.write(data)
-    _settle(aside, path)
-
-
-def _settle(aside: Path, path: Path) -> None:
-    """Rename a finished file into place; its bytes, then its name, reach the disk before anything relies on it."""
-    _flush(aside)
-    aside.replace(path)
-    _flush(path.parent)
-
-
-def _flush(place: Path) -> None:
-    handle = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        replace_file(record_file(output), (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())

@@ -17,6 +17,7 @@ from potstill.core.batch import Batch
 from potstill.core.errors import SignalError
 from potstill.core.protocols import Teacher
 from potstill.core.signal import DenseLogits, HeadedStates, Signal, SparseLogprobs, Voice, Want
+from potstill.teachers.ahead import forewarn, release
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,14 @@ class PaddedTeacher:
         cut tail cannot be shared out again."""
         found = self._inner.signal(batch, want)
         return Signal(self._voice, self._cut(found.logits), found.hidden, found.attentions, self._entries_K)
+
+    def expect(self, batch: Batch, want: Want) -> None:
+        """See `Forewarned`."""
+        forewarn(self._inner, batch, want)
+
+    def forget(self, batch: Batch | None = None) -> None:
+        """See `Forewarned`."""
+        release(self._inner, batch)
 
     def _cut(
         self, logits: DenseLogits | SparseLogprobs | HeadedStates | None

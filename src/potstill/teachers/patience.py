@@ -6,6 +6,7 @@ import email.utils
 import math
 import random
 import time
+from collections.abc import Callable
 
 # Waits double from the first to the longest; full jitter spreads those who were turned away together (Brooker 2015,
 # "Exponential backoff and jitter": of the variants compared there, full jitter asks least often in all).
@@ -14,11 +15,16 @@ FIRST_WAIT, LONGEST_BACKOFF = 0.5, 30.0
 NAMED_JITTER = 1.0
 
 
+def full_jitter(failures: int, draw: Callable[[], float], *, first: float) -> float:
+    """Seconds, uniform between 0 and a bound that doubles with each failure in a row. draw: uniform in [0, 1)."""
+    return draw() * min(LONGEST_BACKOFF, first * 2.0 ** (failures - 1))
+
+
 def wait_before(attempt: int, named: float | None, draw: random.Random) -> float:
     """Seconds to wait after `attempt` attempts (1 after the first). named: what Retry-After asked for."""
     if named is not None:
         return named + draw.uniform(0, NAMED_JITTER)
-    return draw.uniform(0, min(LONGEST_BACKOFF, FIRST_WAIT * 2.0 ** (attempt - 1)))
+    return full_jitter(attempt, draw.random, first=FIRST_WAIT)
 
 
 def retry_after(header: str | None, now: float | None = None) -> float | None:

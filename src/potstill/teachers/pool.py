@@ -1,7 +1,6 @@
 """Which of several teachers is asked next, and how long one that failed is left alone.
 
-Delays follow "full jitter" (Brooker, AWS Architecture Blog 2015, "Exponential Backoff And Jitter"): uniform between 0
-and a bound that doubles with each failure in a row, so that students who failed together do not come back together.
+Delays double with full jitter (teachers/patience.py), so that students who failed together do not come back together.
 What a teacher says in Retry-After is waited in full. After some failures in a row its breaker opens: it is then asked
 who it is, and nothing else, until it answers.
 """
@@ -16,15 +15,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from potstill.teachers.channel import Address, Channel
+from potstill.teachers.patience import LONGEST_BACKOFF, full_jitter
 
-FIRST_DELAY_S, LONGEST_DELAY_S = 0.25, 30.0
+FIRST_DELAY_S = 0.25
 BREAK_AFTER = 5
 
 
 def delay(failures: int, draw: Callable[[], float], retry_after: float | None = None) -> float:
     """Seconds to leave a teacher alone after so many failures in a row. draw: uniform in [0, 1)."""
-    bound = min(FIRST_DELAY_S * 2 ** (failures - 1), LONGEST_DELAY_S)
-    return max(bound * draw(), min(retry_after or 0.0, 10 * LONGEST_DELAY_S))
+    return max(full_jitter(failures, draw, first=FIRST_DELAY_S), min(retry_after or 0.0, 10 * LONGEST_BACKOFF))
 
 
 @dataclass(slots=True, eq=False)

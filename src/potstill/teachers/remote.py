@@ -23,7 +23,7 @@ from potstill.teachers.asking import LOOK_S, Asking, Terms
 from potstill.teachers.channel import Address
 from potstill.teachers.codec import unpack
 from potstill.teachers.forms import FORMS, Form
-from potstill.teachers.head import HeadShelf, KeptHead
+from potstill.teachers.head import HeadShelf, KeptHead, pack_head
 from potstill.teachers.identity import Identity
 from potstill.teachers.packing import Packing, row_keys
 from potstill.teachers.question import ask
@@ -84,11 +84,11 @@ class RemoteTeacher:
         frame = ask(batch, packing)
         self._sent[_key(batch)] = (want, self._begun(frame, lambda reply: self._read(reply, batch, packing)))
 
-    def forget(self) -> None:
-        """Whatever was asked ahead is not wanted any more."""
-        for _, future in self._sent.values():
-            future.cancel()
-        self._sent.clear()
+    def forget(self, batch: Batch | None = None) -> None:
+        """What was asked ahead about this batch, or at all, is not wanted any more."""
+        for key in list(self._sent) if batch is None else [_key(batch)]:
+            if (sent := self._sent.pop(key, None)) is not None:
+                sent[1].cancel()
 
     def signal(self, batch: Batch, want: Want) -> Signal:
         """The answer about a batch, asked for now unless it was before.
@@ -110,7 +110,9 @@ class RemoteTeacher:
         form = self._asking.terms.form or form_for(want, headed=self.facts.get("head") is not None)
         if form not in self.facts["forms"]:
             offered = ", ".join(self.facts["forms"])
-            raise TeacherError(f"the teacher does not send the form {form}; it sends: {offered}. Set teacher.form")
+            raise TeacherError(
+                f"the teacher does not send the form {form}; it sends: {offered}. Set teacher.form or store.form"
+            )
         headed = FORMS[form].says == "hidden"
         top_k = FORMS[form].says == "top-k"
         if top_k and want.top_k is None:
@@ -125,6 +127,11 @@ class RemoteTeacher:
         if self._head is None:
             self._head = self._shelf.get(str(self.facts.get("head")), identity=self.identity, fetch=self._fetch)
         return self._head
+
+    def head_frame(self) -> Frame:
+        """The frame of the head, for a store that keeps one beside its signals."""
+        found = self.head()
+        return pack_head(found.head, self.identity, found.channels_D)
 
     def _fetch(self, sha256: str) -> Frame:
         """A copy: the head stays, and what came over a stream lies where the next answer will."""

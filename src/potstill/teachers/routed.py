@@ -13,6 +13,7 @@ from potstill.core.batch import Batch
 from potstill.core.errors import SignalError
 from potstill.core.protocols import Teacher
 from potstill.core.signal import DenseLogits, Signal, SparseLogprobs, Voice, Want
+from potstill.teachers.ahead import forewarn, release
 
 
 class RoutedTeacher:
@@ -55,11 +56,9 @@ class RoutedTeacher:
                 "routed teachers have no hidden states or attentions in common: take one teacher for an objective on "
                 "layers"
             )
-        chosen = [self._teacher(batch, row) for row in range(len(batch.ids))]
-        answers = []
-        for teacher in dict.fromkeys(chosen):
-            rows = [row for row, one in enumerate(chosen) if one is teacher]
-            answers.append((rows, teacher.signal(_some(batch, rows), replace(want, headed=False))))
+        answers = [
+            (rows, teacher.signal(part, replace(want, headed=False))) for teacher, rows, part in self._parts(batch)
+        ]
         entries = [signal.entries_K for _, signal in answers]
         if any(not _same(entries[0], one) for one in entries):
             raise SignalError(
@@ -68,6 +67,29 @@ class RoutedTeacher:
             )
         logits = _together([(rows, signal.logits) for rows, signal in answers], len(batch.ids), self._column)
         return Signal(voice=self._voice, logits=logits, entries_K=entries[0])
+
+    def expect(self, batch: Batch, want: Want) -> None:
+        """Teachers elsewhere are told of the rows that they will be asked about."""
+        for teacher, _, part in self._parts(batch):
+            forewarn(teacher, part, replace(want, headed=False))
+
+    def forget(self, batch: Batch | None = None) -> None:
+        """See `Forewarned`."""
+        if batch is None:
+            for teacher in self._routes.values():
+                release(teacher)
+            return
+        for teacher, _, part in self._parts(batch):
+            release(teacher, part)
+
+    def _parts(self, batch: Batch) -> list[tuple[Teacher, list[int], Batch]]:
+        """Each teacher with its rows, once."""
+        chosen = [self._teacher(batch, row) for row in range(len(batch.ids))]
+        found = []
+        for teacher in dict.fromkeys(chosen):
+            rows = [row for row, one in enumerate(chosen) if one is teacher]
+            found.append((teacher, rows, _some(batch, rows)))
+        return found
 
     def _teacher(self, batch: Batch, row: int) -> Teacher:
         slices = batch.slices[row] if row < len(batch.slices) else {}

@@ -56,7 +56,8 @@ class TeacherSettings(Settings):
     the decoded text agrees, over the tokens that both tokenizers know. route_by: a column of data.train.columns.slices
     whose value names the row's teacher; routes: value of that column -> position in models, from 0 (urls come last).
     cache: ask the teacher once for every training row and reuse its answers in every pass (classifiers). store: the
-    same for language models, on the disk and for other runs too. bf16: run the teacher under bf16 autocast, its logits
+    same for language models, on the disk and for other runs too; a teacher elsewhere sends `store.form`, and is not
+    asked where every row is there. bf16: run the teacher under bf16 autocast, its logits
     rounded to about 1e-2; "auto": where the processor multiplies bf16 natively.
 
     urls: services of one teacher that is elsewhere (`potstill serve`), `https://`, `http://`, `tls://`, `tcp://` or
@@ -150,6 +151,12 @@ class TeacherSettings(Settings):
             raise ValueError(
                 "store keeps answers on the student's tokens and an aligned teacher reads others: remove it"
             )
+        sparse = "top-k" in (self.form, self.store.form if self.store else None)
+        if self.vocabulary == "padded" and sparse:
+            raise ValueError(
+                "vocabulary: padded takes rows out of the whole distribution and form: top-k has its largest entries "
+                "only: take last states or logits"
+            )
         return self
 
     @model_validator(mode="after")
@@ -182,7 +189,12 @@ def _wrong_elsewhere(teacher: TeacherSettings) -> Iterator[str]:
     idle = [name for name in ELSEWHERE if getattr(teacher, name) != TeacherSettings.model_fields[name].default]
     if idle and not teacher.urls:
         yield f"{', '.join(idle)} has no use without urls: remove it, or name the urls"
-    if teacher.urls and (teacher.drop_above is not None or teacher.store is not None):
-        yield "drop_above and store are for models of this process: leave them out, or leave out urls"
+    if teacher.urls and teacher.drop_above is not None:
+        yield "drop_above is for models of this process: leave it out, or leave out urls"
+    if teacher.urls and teacher.store is not None and teacher.form not in (None, teacher.store.form):
+        yield (
+            f"form is {teacher.form} and store.form {teacher.store.form}, and what travels is what is kept: leave out "
+            "form"
+        )
     if teacher.urls and teacher.vocabulary == "aligned":
         yield "vocabulary: aligned is for models of this process: take a teacher with the student's tokenizer"

@@ -13,7 +13,6 @@ from potstill.core.shapes import MaskBL
 from potstill.core.signal import DenseLogits, HeadedStates, SparseLogprobs
 from potstill.divergences.sparse import top_k
 from potstill.teachers.forms import FORMS
-from potstill.teachers.head import logits_of
 from potstill.teachers.int8 import dequantise, quantise
 from potstill.teachers.packing import Packing
 
@@ -47,7 +46,7 @@ def _whole(said: Said, asked_BT: MaskBL, packing: Packing) -> Float[Tensor, "N V
     if isinstance(said, DenseLogits):
         return said.logits_BTV[asked_BT]
     if isinstance(said, HeadedStates):
-        return logits_of(said.states_BTD[asked_BT], said.head)
+        return said.head.logits(said.states_BTD[asked_BT])
     raise SignalError(
         f"form {packing.form} needs whole logits and the teacher sends {type(said).__name__}: ask for them"
     )
@@ -66,7 +65,7 @@ def _top(said: Said, asked_BT: MaskBL, packing: Packing) -> dict[str, Tensor]:
     else:
         rows = said.states_BTD[asked_BT] if isinstance(said, HeadedStates) else _whole(said, asked_BT, packing)
         pieces = [
-            top_k(logits_of(part, said.head) if isinstance(said, HeadedStates) else part, k=k, temperature=temperature)
+            top_k(said.head.logits(part) if isinstance(said, HeadedStates) else part, k=k, temperature=temperature)
             for part in rows.unsqueeze(0).split(PIECE, dim=1)
         ]
         indices = torch.cat([one.indices_BTK for one in pieces], 1)[0]

@@ -9,8 +9,8 @@ from potstill.core.batch import Batch
 from potstill.core.errors import SignalError
 from potstill.core.protocols import Teacher
 from potstill.core.signal import DenseLogits, HeadedStates, Signal, Voice, Want
+from potstill.teachers.ahead import forewarn, release
 from potstill.teachers.codec import pack, rows_of, unpack, unsound
-from potstill.teachers.head import logits_of
 from potstill.teachers.packing import Packing, row_keys
 from potstill.teachers.spoken import spread
 from potstill.teachers.store import SignalStore
@@ -75,7 +75,18 @@ class StoredTeacher:
             if unsound(signal, batch):
                 return signal
             rows = self._kept(rows, rows_of(pack(signal, batch, self.packing)))
+        else:
+            release(self.live, batch)  # its rows came with another batch since it was told of
         return as_wanted(unpack([row for row in rows if row is not None], batch, self.packing), batch, want)
+
+    def expect(self, batch: Batch, want: Want) -> None:
+        """The live teacher is told of a batch that it will be asked about."""
+        if any(key not in self.store for key in row_keys(batch)):
+            forewarn(self.live, batch, self.packing.want)
+
+    def forget(self, batch: Batch | None = None) -> None:
+        """See `Forewarned`."""
+        release(self.live, batch)
 
     def close(self) -> None:
         """Seal what was recorded."""
@@ -110,5 +121,5 @@ def as_wanted(signal: Signal, batch: Batch, want: Want) -> Signal:
     if want.headed or not isinstance(said, HeadedStates):
         return signal
     asked_BT = batch.weights["soft"] != 0
-    logits = DenseLogits(spread(logits_of(said.states_BTD[asked_BT], said.head), asked_BT)) if want.logits else None
+    logits = DenseLogits(spread(said.head.logits(said.states_BTD[asked_BT]), asked_BT)) if want.logits else None
     return Signal(voice=signal.voice, logits=logits, hidden=signal.hidden, attentions=signal.attentions)

@@ -48,9 +48,8 @@ from potstill.train.stop import StopFlag
 CALIBRATION_ROW = 256
 PROBE_ROW = 8
 GRACE_S = 10
-# Connections that asyncio takes in one turn before it looks at any of them: few, or a crowd would hold more file handles
-# than there are places, and whoever was served in that turn would lose their place in it. Those that wait meanwhile are
-# kept by the kernel.
+# Connections that asyncio takes in one turn before it looks at any of them: few, or a crowd would hold more file
+# handles than there are places, and whoever came in that turn would lose their place in it. The kernel keeps the rest.
 TURN, QUEUE = 64, 2048
 
 

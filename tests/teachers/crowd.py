@@ -1,12 +1,16 @@
-"""Crowds at the door of a teacher service: thousands of connections held open, and a service process watched meanwhile."""
+"""Crowds at the door of a teacher service: thousands of connections held open, and noise of every kind; and a look at
+the process meanwhile. As a program of its own it makes noise, so that who measures has their own interpreter."""
 
 import contextlib
+import json
+import random
 import resource
 import selectors
 import socket
-import ssl
+import sys
 import time
-from collections import deque
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 # What a connection says once it is open; the rest of it never comes.
@@ -22,7 +26,7 @@ def address_of(url):
 
 def holding(number):
     """How many of `number` connections this process may hold at a time, after asking for all that the system allows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return min(number, hard - _SPARE)
 
@@ -81,6 +85,61 @@ def threads(process):
     return len(list(Path(f"/proc/{process}/task").iterdir()))
 
 
-def trusting(certificate):
-    """A context that trusts one certificate."""
-    return ssl.create_default_context(cafile=str(certificate))
+def head(length, key):
+    lines = ("POST /v1/signals HTTP/1.1", "Host: x", f"Authorization: Bearer {key}", f"Content-Length: {length}")
+    return "\r\n".join((*lines, "", "")).encode()
+
+
+KINDS = ("no frame", "bits flipped", "cut short", "half a request", "no HTTP", "a stream of no key", "vanishing")
+
+
+def noise(http, stream, body, key, draw):
+    """One bad asker. http, stream: addresses. body: a good question, which is spoilt. Returns the kind and the status
+    that was answered, b"" where the service hung up or none was waited for."""
+    kind, body = draw.choice(KINDS), bytearray(body)
+    if kind == "no frame":
+        body = bytearray(draw.randbytes(draw.randrange(2000)))
+    elif kind == "bits flipped":
+        for _ in range(3):
+            body[draw.randrange(len(body))] ^= 1 << draw.randrange(8)
+    elif kind == "cut short":
+        body = body[: draw.randrange(len(body))]
+    payload = head(len(body), key) + body
+    if kind == "half a request":
+        payload = payload[: draw.randrange(len(payload))]
+    elif kind in ("no HTTP", "a stream of no key"):
+        payload = draw.randbytes(draw.randrange(2000))
+    with socket.socket() as one:
+        one.settimeout(10)
+        one.connect(stream if kind == "a stream of no key" else http)
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            one.sendall(payload)
+            if kind in KINDS[:3]:
+                return kind, one.recv(64)[9:12]
+    return kind, b""
+
+
+SOUND = (b"", b"200", b"409", b"413", b"422", b"429", b"503", b"504")
+
+
+def siege(http, stream, body, key, *, number, rate, seed=0):
+    """So much noise, so many a second where the machine can. Returns what was answered, by kind and status."""
+    started, found = time.monotonic(), Counter()
+
+    def one(place):
+        time.sleep(max(0.0, started + place / rate - time.monotonic()))
+        try:
+            kind, status = noise(http, stream, body, key, random.Random(f"{seed} {place}"))
+        except OSError as error:  # not even a connection
+            return f"no connection: {error}"
+        return f"{kind}: {status.decode(errors='replace') or 'nothing'}{'' if status in SOUND else ' UNSOUND'}"
+
+    with ThreadPoolExecutor(16) as askers:
+        found.update(askers.map(one, range(number)))
+    return {"seconds": time.monotonic() - started, "answers": dict(found)}
+
+
+if __name__ == "__main__":
+    terms = json.load(sys.stdin)
+    given = {name: tuple(terms.pop(name)) for name in ("http", "stream")}
+    print(json.dumps(siege(**given, body=bytes.fromhex(terms.pop("body")), **terms)))

@@ -1,7 +1,7 @@
 """TLS on HTTP connections, begun by us: asyncio's own way neither counts nor bounds who is still shaking hands.
 
-Left to itself a connection that never ends its handshake holds a quarter of a megabyte for a minute, and there may be as
-many as the system has file handles: ten thousand that say nothing took 3 GB. Here there is a number, whoever comes
+Left to itself a connection that never ends its handshake holds a quarter of a megabyte for a minute, and there may be
+as many as the system has file handles: ten thousand that say nothing took 3 GB. Here there is a number, whoever comes
 beyond it gets the place of the one that has been at it longest, and the buffers are small.
 """
 

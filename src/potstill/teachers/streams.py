@@ -3,8 +3,8 @@
 A thread, and not the event loop: a blocking socket that receives into a buffer it keeps is what comes near the speed of
 memory, and a student holds a handful of connections, not thousands.
 
-Whoever has not yet proved a key stands at the door, and takes no place from those who have. The door has a number of its
-own; who comes beyond it is let to it in place of the one that has stood there longest.
+Whoever has not yet proved a key stands at the door, and takes no place from those who have. The door has a number of
+its own; who comes beyond it is let to it in place of the one that has stood there longest.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Fault 27: a name or a path that would leave its place, in every place where a recipe says one. Refused before anything
-is loaded or written, with the setting named."""
+"""Fault 27: a name or a path that would leave its place, in every place where a recipe says one. Refused before
+anything is loaded or written, with the setting named."""
 
 import pytest
 

@@ -116,6 +116,7 @@ class Recipe(Settings):
                 *(found for stage in stages for found in rules.store_rules(self.task, stage)),
                 *rules.data_rules(self.task, self.data),
                 *rules.label_rules(self.task, self.data, stages),
+                *rules.name_rules(self.name),
                 *rules.artefact_rules(self.export.name),
                 *rules.place_rules(self.output_dir),
                 *rules.control_rules(self.task, self.data, self.controls, self),

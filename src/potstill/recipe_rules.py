@@ -6,10 +6,10 @@ A rule inside one room's settings lives in that room; a rule here reads two or m
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from potstill.core.names import why_no_name, why_not_below
 from potstill.core.task import Task
 from potstill.data.settings import DataSettings, SourceSettings
 from potstill.objectives.settings import ObjectiveSettings
@@ -152,6 +152,8 @@ def stages_in_order(named: Sequence[tuple[str, Training]], last: Training) -> li
 def stage_name_rules(names: Sequence[str]) -> Iterable[Contradiction]:
     """Stage names are unique, and none is that of the last stage."""
     for i, name in enumerate(names):
+        if reason := why_no_name(name):
+            yield Contradiction(("stages", i, "name"), f"{name[:60]!r} {reason}")
         if name == "student":
             yield Contradiction(("stages", i, "name"), "`student` is the last stage's name; choose another")
         if name in names[:i]:
@@ -298,15 +300,20 @@ def _has_labels(data: DataSettings) -> bool:
 
 def artefact_rules(name: str | None) -> Iterable[Contradiction]:
     """The name of an export is the name of a folder inside the run."""
-    if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-        reason = f"{name[:60]!r} is not a name: letters, digits and . _ - only, at most 100, first a letter or digit"
-        yield Contradiction(("export", "name"), reason)
+    if name is not None and (reason := why_no_name(name)):
+        yield Contradiction(("export", "name"), f"{name[:60]!r} {reason}")
+
+
+def name_rules(name: str) -> Iterable[Contradiction]:
+    """The name of a recipe is the name of its run folder, unless another is given."""
+    if reason := why_no_name(name):
+        yield Contradiction(("name",), f"{name[:60]!r} {reason}")
 
 
 def place_rules(place: str | None, name: str = "output_dir", option: str = "--output-dir") -> Iterable[Contradiction]:
     """A recipe may come from anybody, so it writes below the working directory; the command line may name any place."""
     if place is not None:
-        yield from _below_here(place, (name,), f"use {option} for any other place", f"use {option} for such a place")
+        yield from _below_here(place, (name,), f"use {option} for any other place")
 
 
 def store_rules(task: Task, stage: Stage) -> Iterable[Contradiction]:
@@ -325,15 +332,12 @@ def store_rules(task: Task, stage: Stage) -> Iterable[Contradiction]:
         yield Contradiction((*path, "form"), reason)
     if store.path is not None:
         moved = "move or link the store there"
-        yield from _below_here(store.path, (*path, "path"), moved, moved)
+        yield from _below_here(store.path, (*path, "path"), moved)
 
 
-def _below_here(place: str, path: Path, elsewhere: str, leaving: str) -> Iterable[Contradiction]:
-    parts = re.split(r"[/\\]", place)
-    if not place.strip() or "\0" in place or place.startswith("~") or not parts[0] or ":" in parts[0]:
-        yield Contradiction(path, f"{place[:60]!r} is not below the working directory; {elsewhere}")
-    elif ".." in parts:
-        yield Contradiction(path, f"{place[:60]!r} leaves the working directory with `..`; {leaving}")
+def _below_here(place: str, path: Path, otherwise: str) -> Iterable[Contradiction]:
+    if reason := why_not_below(place):
+        yield Contradiction(path, f"{place[:60]!r} {reason}; {otherwise}")
 
 
 def control_rules(task: Task, data: DataSettings, controls: Sequence[str], last: Training) -> Iterable[Contradiction]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
+import socket
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +31,7 @@ from potstill.teachers.batching import Batching
 from potstill.teachers.completions import Completions
 from potstill.teachers.connections import guarded, sweep
 from potstill.teachers.forms import FORMS, Form
+from potstill.teachers.handshakes import secured
 from potstill.teachers.head import pack_head, unpack_head
 from potstill.teachers.identity import Identity
 from potstill.teachers.int8 import channel_scales
@@ -45,6 +48,9 @@ from potstill.train.stop import StopFlag
 CALIBRATION_ROW = 256
 PROBE_ROW = 8
 GRACE_S = 10
+# Connections that asyncio takes in one turn before it looks at any of them: few, or a crowd would hold more file
+# handles than there are places, and whoever came in that turn would lose their place in it. The kernel keeps the rest.
+TURN, QUEUE = 64, 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,20 +225,22 @@ class _Server(uvicorn.Server):
         open_streams: Callable[[], list[str]],
         say: Callable[[str], None],
     ):
-        files = {"ssl_certfile": listening.certificate, "ssl_keyfile": listening.private_key}
+        protocol: Any = guarded(service.limits, service.metrics)
+        if (context := listening.context()) is not None:
+            protocol = secured(protocol, context, service.limits, service.metrics)
         config = uvicorn.Config(
             application(service, ring),
             host=listening.host,
             port=listening.port,
-            http=guarded(service.limits, service.metrics),
+            http=protocol,
             ws="none",
+            backlog=min(TURN, max(service.limits.max_connections // 2, 1)),
             lifespan="off",
             access_log=False,
             log_level="warning",
             server_header=False,
             timeout_graceful_shutdown=GRACE_S,
             h11_max_incomplete_event_size=2**14,
-            **{name: None if file is None else str(file) for name, file in files.items()},  # type: ignore[arg-type]
         )
         super().__init__(config)
         self._service, self._listening, self._open_streams, self._say = service, listening, open_streams, say
@@ -243,6 +251,9 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if not self.started or self.should_exit:
             return
+        for listens in self.servers[0].sockets:
+            with socket.socket(fileno=os.dup(listens.fileno())) as same:
+                same.listen(QUEUE)
         state, service = self.server_state, self._service
         self._sweeper = asyncio.create_task(sweep(state.connections, service.limits, service.metrics))
         port = self.servers[0].sockets[0].getsockname()[1]

@@ -12,6 +12,7 @@ import pytest
 
 import potstill
 from potstill.core.errors import RecipeError, SignalError, TeacherError
+from tests.run.certificates import make_certificate
 from tests.run.tiny_recipe import classifier, language_model, set_value, write_recipe
 from tests.students import tiny
 
@@ -174,15 +175,7 @@ def test_what_cannot_be_served_is_refused_in_a_sentence(materials, tmp_path, wor
 
 
 def test_tls_by_files(materials, tmp_path, keyed):
-    certificate, private = tmp_path / "c.pem", tmp_path / "k.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"),
-            *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(private), "-out", str(certificate)),
-        ],
-        check=True,
-        capture_output=True,
-    )
+    certificate, private = make_certificate(tmp_path)
     words = ("--tls-cert", certificate, "--tls-key", private, "--stream-port", 0)
     with Serve(materials.decoder, tmp_path, *words, addresses=2) as serve:
         assert [url.split(":")[0] for url in serve.urls] == ["https", "tls"]

@@ -1,6 +1,8 @@
 """Nothing is answered without a key, and nothing that anybody sends makes the service grow, hang or fall: fault 26."""
 
+import asyncio
 import contextlib
+import hmac
 import json
 import os
 import random
@@ -13,14 +15,20 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
+from starlette.responses import Response
+from starlette.routing import Route
 
 from potstill.core.signal import Want
+from potstill.teachers.channel import Address, Unanswered
 from potstill.teachers.codec import unpack
+from potstill.teachers.keys import KeyRing
 from potstill.teachers.limits import Limits
 from potstill.teachers.packing import Packing
 from potstill.teachers.question import ask
+from potstill.teachers.server import _ROUTES, application
+from potstill.teachers.streams import AT_THE_DOOR
 from potstill.teachers.wire import Frame, decode, encode
-from tests.teachers.served import KEY, Counting, batch_of, expected, identity, remote, serving
+from tests.teachers.served import KEY, Counting, batch_of, expected, identity, remote, service_of, serving
 
 FUZZ = int(os.environ.get("POTSTILL_FUZZ", "1500"))
 ROUTES = [
@@ -71,15 +79,29 @@ def works(service):
     assert torch.equal(unpack(decode(bytearray(reply.content)), batch, PACKING).logits.logits_BTV, expected(batch))
 
 
+def said_by(app, method, path, headers, kind="http"):
+    """Status and body, without a network in between."""
+    said = []
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        said.append(message)
+
+    scope = {"type": kind, "method": method, "path": path, "headers": headers, "query_string": b"", "root_path": ""}
+    asyncio.run(app({**scope, "http_version": "1.1", "scheme": "http", "raw_path": path.encode()}, receive, send))
+    body = b"".join(message.get("body", b"") for message in said)
+    return next((message["status"] for message in said if "status" in message), None), body
+
+
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 class TestKeys:
     @pytest.mark.parametrize(("method", "path"), ROUTES)
-    @pytest.mark.parametrize(
-        "key", [None, "", "Bearer", "Bearer wrong", f"Bearer {KEY}x", f"Bearer {KEY[:-1]}", f"Basic {KEY}", KEY]
-    )
+    @pytest.mark.parametrize("key", KEYS)
     def test_every_route_is_closed(self, service, method, path, key):
         if path == "/live" and method == "GET":
             return
@@ -91,6 +113,46 @@ class TestKeys:
         assert reply.status_code == 401
         assert reply.headers["www-authenticate"] == "Bearer"
         assert KEY not in reply.text
+
+    @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "BREW"])
+    def test_whatever_route_the_application_has_or_will_have(self, method):
+        """Deny by default: the routes are asked of the application itself, one is added that nobody thought of, and
+        none of them is reached without the key."""
+        reached = []
+
+        async def forgotten(request):
+            reached.append(request.method)
+            return Response("secret")
+
+        gate = application(service_of(Counting()), KeyRing([KEY]))
+        inner = gate._app
+        inner.router.routes.append(Route("/forgotten", forgotten, methods=[method]))
+        paths = [route.path.replace("{sha256}", "0" * 64) for route in inner.router.routes]
+        assert {path.replace("0" * 64, "") for path in paths} == {*_ROUTES, "/v1/head/", "/forgotten"} - {"/live"}
+        for path in paths:
+            for key in KEYS:
+                headers = [] if key is None else [(b"authorization", key.encode())]
+                assert said_by(gate, method, path, headers)[0] == 401, (path, key)
+        assert reached == []
+        good = [(b"authorization", f"Bearer {KEY}".encode())]
+        assert said_by(gate, method, "/forgotten", good) == (200, b"secret")
+
+    @pytest.mark.parametrize("kind", ["lifespan", "websocket", "other"])
+    def test_what_is_no_request_is_no_way_in(self, kind):
+        messages = said_by(application(service_of(Counting()), KeyRing([KEY])), "GET", "/health", [], kind=kind)
+        assert messages == (None, b"")
+
+    def test_keys_are_compared_in_constant_time_and_all_of_them(self, monkeypatch):
+        """Each key is compared by its digest, whichever fits: of equal length, by hmac's comparison and no other."""
+        compared = []
+        real = hmac.compare_digest
+        monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append((a, b)) or real(a, b))
+        ring = KeyRing([KEY, KEY[::-1], "a third key of these tests"])
+        for offered, fits in ((KEY, True), (KEY[::-1], True), ("", False), (KEY[:-1], False), ("x" * 10**6, False)):
+            compared.clear()
+            assert ring.knows(offered.encode()) is fits
+            assert len(compared) == 3
+            assert all(len(one) == len(other) == 32 for one, other in compared)
 
     def test_liveness_says_nothing_else(self, service):
         reply = httpx.get(f"{service.http}/live")
@@ -324,6 +386,52 @@ class TestFloods:
             )
             for one in silent:
                 one.close()
+
+    def test_nobody_stays_at_the_door_by_speaking_slowly(self, tmp_path):
+        """A byte now and then is no way to hold a place without a key."""
+        with serving(limits=Limits(idle_s=1)) as service:
+            address = ("127.0.0.1", int(service.url("tcp").rsplit(":", 1)[1]))
+            started = time.monotonic()
+            with socket.create_connection(address) as slow, contextlib.suppress(ConnectionError):
+                slow.settimeout(0.2)
+                while time.monotonic() - started < 15:
+                    slow.sendall(b"x")
+                    with contextlib.suppress(TimeoutError):
+                        while (part := slow.recv(100)) != b"":
+                            assert len(part) <= 100
+                        break
+            assert time.monotonic() - started < 5
+            while service.streams._door and time.monotonic() - started < 10:
+                time.sleep(0.01)
+            assert not service.streams._door
+
+    def test_a_crowd_at_the_door_takes_no_place(self, tmp_path):
+        with serving(limits=Limits(max_streams=1, idle_s=20)) as service:
+            address = ("127.0.0.1", int(service.url("tcp").rsplit(":", 1)[1]))
+            with contextlib.ExitStack() as silent:
+                for _ in range(AT_THE_DOOR + 40):
+                    silent.enter_context(socket.create_connection(address))
+                batch = batch_of([1, 2, 3])
+                said = remote(service.url("tcp"), tmp_path).signal(batch, Want())
+                assert torch.equal(said.logits.logits_BTV, expected(batch))
+                assert len(service.streams._door) <= AT_THE_DOOR
+
+    def test_too_many_streams_with_a_key_are_told_when_to_come_again(self, tmp_path):
+        with serving(limits=Limits(max_streams=1)) as service:
+            first = Address(service.url("tcp"), KEY).open()
+            assert first.call(Frame("describe"), seconds=5).kind == "description"
+            second = Address(service.url("tcp"), KEY).open()
+            with pytest.raises(Unanswered, match="429") as caught:
+                second.call(Frame("describe"), seconds=5)
+            assert caught.value.retry_after == 1
+            second.close()
+            first.close()
+            until = time.monotonic() + 5
+            while service.streams.count and time.monotonic() < until:
+                time.sleep(0.01)
+            third = Address(service.url("tcp"), KEY).open()
+            assert third.call(Frame("describe"), seconds=5).kind == "description"
+            third.close()
 
     def test_noise_of_every_kind(self, service):
         """Garbage, valid frames with flipped bits, half requests, vanishing clients; then all is as it was."""

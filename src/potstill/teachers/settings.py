@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from potstill.core.names import why_not_below
 from potstill.core.settings import Settings
 from potstill.redaction import redact
 from potstill.students.settings import ModelSettings
-from potstill.teachers.addresses import leaves_the_working_directory, refuse_bad_url
+from potstill.teachers.addresses import refuse_bad_url
 from potstill.teachers.endpoint_settings import TopKSettings
 from potstill.teachers.forms import Form
 
@@ -184,8 +185,9 @@ def _wrong_elsewhere(teacher: TeacherSettings) -> Iterator[str]:
         yield "urls names an address twice: leave one out, or use url_weights"
     if teacher.key_env is not None and teacher.key_file is not None:
         yield "key_env and key_file contradict each other: keep one of them"
-    if teacher.key_file is not None and leaves_the_working_directory(teacher.key_file):
-        yield "key_file must lie below the working directory; for any other place use key_env"
+    if teacher.key_file is not None and (reason := why_not_below(teacher.key_file)):
+        wrong = f"key_file: {teacher.key_file[:60]!r} {reason}"
+        yield f"{wrong}; it must lie below the working directory: for any other place use key_env"
     idle = [name for name in ELSEWHERE if getattr(teacher, name) != TeacherSettings.model_fields[name].default]
     if idle and not teacher.urls:
         yield f"{', '.join(idle)} has no use without urls: remove it, or name the urls"

@@ -2,6 +2,9 @@
 
 A thread, and not the event loop: a blocking socket that receives into a buffer it keeps is what comes near the speed of
 memory, and a student holds a handful of connections, not thousands.
+
+Whoever has not yet proved a key stands at the door, and takes no place from those who have. The door has a number of
+its own; who comes beyond it is let to it in place of the one that has stood there longest.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
+from dataclasses import dataclass
 from pathlib import Path
 
 from potstill.core.errors import InputError, SignalError
@@ -25,8 +29,25 @@ from potstill.teachers.transport import Stream, StreamClosed, roomy, welcome
 from potstill.teachers.wire import Frame
 
 Answer = Callable[[Frame], "Future[Frame]"]
+
+
+@dataclass(slots=True, eq=False)
+class _Guest:
+    """A connection. since: when it came. TLS puts another socket in the place of the first."""
+
+    connection: socket.socket
+    since: float
+
+    def hang_up(self) -> None:
+        """Wake the thread that waits there; it closes."""
+        with contextlib.suppress(OSError):
+            # Not the method of an SSL socket, which takes it out of the hands of that thread.
+            socket.socket.shutdown(self.connection, socket.SHUT_RDWR)
+
+
 _LOOK = 0.25  # seconds between two looks whether the asker is still there
 _QUIET = 3600.0  # seconds a stream may stay without a question
+AT_THE_DOOR = 128  # connections that have not yet proved a key
 
 
 class Streams:
@@ -35,9 +56,11 @@ class Streams:
     def __init__(self, answer: Answer, keys: KeyRing, limits: Limits, metrics: Metrics):
         self._answer, self._keys, self._limits, self._metrics = answer, keys, limits, metrics
         self._listening: list[socket.socket] = []
-        self._open: set[socket.socket] = set()
-        self._lock = threading.Lock()
+        self._door: dict[_Guest, None] = {}  # in the order of their coming
+        self._open: set[_Guest] = set()
+        self._changed = threading.Condition()
         self._closed = False
+        threading.Thread(target=self._watch, daemon=True, name="door").start()
 
     def listen_unix(self, path: Path) -> None:
         """Listen on a socket file that only this user may open; one left behind by a dead process is replaced."""
@@ -68,15 +91,19 @@ class Streams:
     def close(self) -> None:
         """Stop listening and hang up."""
         self._closed = True
-        with self._lock:
-            waiting, self._listening = [*self._listening, *self._open], []
-        for one in waiting:
-            if one.family == socket.AF_UNIX and one not in self._open:
+        with self._changed:
+            listening, self._listening = self._listening, []
+            guests = [*self._door, *self._open]
+            self._changed.notify_all()
+        for one in guests:
+            one.hang_up()
+        for socket_ in listening:
+            if socket_.family == socket.AF_UNIX:
                 with contextlib.suppress(OSError):
-                    os.unlink(one.getsockname())
+                    os.unlink(socket_.getsockname())
             with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
+                socket_.shutdown(socket.SHUT_RDWR)
+            socket_.close()
 
     @property
     def count(self) -> int:
@@ -97,34 +124,47 @@ class Streams:
                     return
                 time.sleep(0.1)  # out of file handles: those in use will be given back
                 continue
-            with self._lock:
-                full = len(self._open) >= self._limits.max_streams
-                if not full:
-                    self._open.add(connection)
-            if full:
-                self._metrics.add("connections_dropped_total")
-                connection.close()
-                continue
-            threading.Thread(target=self._serve, args=(connection, context), daemon=True, name="stream").start()
+            guest = self._at_the_door(connection)
+            threading.Thread(target=self._serve, args=(guest, context), daemon=True, name="stream").start()
 
-    def _serve(self, accepted: socket.socket, context: ssl.SSLContext | None) -> None:
-        connection = accepted
+    def _at_the_door(self, connection: socket.socket) -> _Guest:
+        """Wait until there is room, which is made by hanging up on whoever has stood there longest."""
+        with self._changed:
+            while len(self._door) >= AT_THE_DOOR and not self._closed:
+                next(iter(self._door)).hang_up()
+                self._changed.wait(_LOOK)
+            guest = _Guest(connection, time.monotonic())
+            self._door[guest] = None
+            return guest
+
+    def _watch(self) -> None:
+        """Nobody stands at the door for longer than `idle_s`, however little by little they speak."""
+        while not self._closed:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed, _LOOK)
+                now = time.monotonic()
+                for guest in self._door:
+                    if now - guest.since > self._limits.idle_s:
+                        guest.hang_up()
+
+    def _let_in(self, guest: _Guest) -> bool:
+        """From the door to a place, if there is one."""
+        with self._changed:
+            if len(self._open) >= self._limits.max_streams:
+                return False
+            self._open.add(guest)
+            del self._door[guest]
+            self._changed.notify_all()
+            return True
+
+    def _serve(self, guest: _Guest, context: ssl.SSLContext | None) -> None:
         try:
-            if connection.family != socket.AF_UNIX:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            roomy(connection)
-            connection.settimeout(self._limits.idle_s)
-            if context is not None:
-                connection = context.wrap_socket(connection, server_side=True)
-            stream = welcome(
-                connection,
-                self._keys,
-                most_shared=self._limits.max_reply_bytes,
-                limit=self._limits.max_body_bytes,
-                seconds=self._limits.idle_s,
-            )
+            stream = self._welcomed(guest, context)
             if stream is None:
                 self._metrics.add("requests_total", route="stream", status="401")
+                return
+            if not self._let_in(guest):
+                self._turn_away(stream)
                 return
             while not self._closed:
                 question = stream.receive(seconds=self._limits.deadline_s, first=_QUIET)
@@ -133,9 +173,38 @@ class Streams:
             # Nobody is there to be told, or what came is no frame and where the next one begins is unknown.
             self._metrics.add("connections_dropped_total")
         finally:
-            with self._lock:
-                self._open.discard(accepted)
-            connection.close()
+            guest.connection.close()
+            with self._changed:
+                self._open.discard(guest)
+                self._door.pop(guest, None)
+                self._changed.notify_all()
+
+    def _welcomed(self, guest: _Guest, context: ssl.SSLContext | None) -> Stream | None:
+        """The stream of whoever proved a key, else None."""
+        if guest.connection.family != socket.AF_UNIX:
+            guest.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        guest.connection.settimeout(self._limits.idle_s)
+        if context is not None:
+            layer = context.wrap_socket(guest.connection, server_side=True, do_handshake_on_connect=False)
+            guest.connection = layer
+            layer.do_handshake()
+        stream = welcome(
+            guest.connection,
+            self._keys,
+            most_shared=self._limits.max_reply_bytes,
+            limit=self._limits.max_body_bytes,
+            seconds=self._limits.idle_s,
+        )
+        if stream is not None:
+            roomy(guest.connection)
+        return stream
+
+    def _turn_away(self, stream: Stream) -> None:
+        """Somebody with a key, for whom there is no place: told so in answer to the first question."""
+        stream.receive(seconds=self._limits.idle_s)
+        no = {"status": 429, "reason": "too many streams are open: ask again later", "retry_after": 1.0}
+        stream.send(Frame("refused", no), seconds=self._limits.idle_s)
+        self._metrics.add("requests_total", route="stream", status="429")
 
     def _one(self, stream: Stream, question: Frame) -> None:
         started, status = time.monotonic(), "200"

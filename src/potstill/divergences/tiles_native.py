@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from potstill.divergences.tiles import BIN_BITS, RANGES, Range, Side, Slopes, Stats, Task, Totals, ranges
+from potstill.divergences.tiles import BIN_BITS, RANGES, Range, Side, Slopes, Stats, Task, Totals, ranges, stored
 
 PANEL, TILE = 64, 192  # as in native/
 NOBODY = 1e4
@@ -104,13 +104,6 @@ def fits(task: Task) -> bool:
         elif side.head.weight_VD.dtype != torch.float32:
             return False
     return True
-
-
-def stored(task: Task) -> torch.dtype:
-    """How logits are kept between the walks. Half, relative to a running maximum, is far finer than the rounding of a
-    bf16 gradient; but total variation asks which of p and q is larger, and half would often answer wrongly."""
-    halves = task.student.head.weight_VD.dtype == torch.bfloat16 and not task.form.variation
-    return torch.float16 if halves else torch.float32
 
 
 class NativeEngine:

@@ -62,8 +62,9 @@ def linear_divergence(
     states, head and bias, once; the teacher gets none.
 
     memory: "balanced" keeps the logits of a block of tokens between the walks, about as many bytes as the gradients;
-    "low" computes them again on each walk: at equal widths 1.5 times the products for forward and reverse KL, 2 times
-    for the others, 2.75 times for adaptive KL, which looks at the teacher six times.
+    "low" keeps what fits into 32 MB (the compiled engine) or nothing (the others) and computes the rest again on each
+    walk: with nothing kept and at equal widths 1.5 times the products for forward and reverse KL, 2 times for the
+    others, 2.75 times for adaptive KL, which looks at the teacher six times.
 
     Raises ValueError for an unknown divergence or parameter, shapes that do not fit, targets outside the vocabulary.
     """
@@ -216,7 +217,7 @@ def _block(task: Task, kind: Kind) -> int:
         return tiles_triton.block(task)
     entries, width = task.student.head.weight_VD.shape
     if not task.store:
-        return LOW_BLOCK
+        return tiles_native.low_block(task) if kind is NativeEngine else LOW_BLOCK
     size = task.student.head.weight_VD.element_size()
     kept = 2 * entries * (stored(task).itemsize if kind is NativeEngine else max(size, 4))
     laid_out = (2 * width + task.teacher.head.weight_VD.shape[1]) * size

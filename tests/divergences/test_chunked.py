@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from potstill.core.signal import OutputHead
-from potstill.divergences import chunked, tiles_native, tiles_triton
+from potstill.divergences import chunked, tiles, tiles_native, tiles_triton
 from potstill.divergences.catalogue import DIVERGENCES
 from potstill.divergences.chunked import linear_divergence
 from potstill.divergences.mixtures import FORMS
@@ -100,6 +100,11 @@ def fused(problem, leaves, name, params, *, temperature=1.0, hard=0.0, scale=1.0
     )
 
 
+def spoken_by(problem, dtype):
+    """The teacher's states and head, rounded."""
+    return problem.teacher_states.to(dtype), problem.teacher_head.to(dtype)
+
+
 def errors(leaves, truth):
     return [
         float((one.grad.double() - true.grad.double()).norm() / true.grad.double().norm().clamp(min=1e-30))
@@ -162,6 +167,28 @@ def test_bf16_gradients_are_within_one_per_cent(engine, name, memory):
     fused(problem, leaves, name, params, hard=0.5, memory=memory).backward()
     assert all(one.grad.dtype == torch.bfloat16 for one in leaves)
     assert max(errors(leaves, truth)) < 0.010
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["reverse_kl", "jensen_shannon", "adaptive_kl"])
+@pytest.mark.parametrize("room", [-(2**30), 660_000], ids=["nothing", "a part"])
+def test_low_memory_computes_again_what_it_cannot_keep(name, dtype, room, monkeypatch):
+    problem, params = Problem(tokens=130, entries=3001), dict(DIVERGENCES[name].parameters)
+    leaves = problem.inputs(dtype)
+    task = tiles.Task(
+        *(tiles.Side(states, OutputHead(head)) for states, head in (leaves[:2], spoken_by(problem, dtype))),
+        FORMS[name](**params), temperature=2.0, targets_N=None, store=False, block=64,
+    )  # fmt: skip
+    if not tiles_native.fits(task):
+        pytest.skip("the compiled engine is not built, or not for this dtype and processor")
+    monkeypatch.setattr(tiles_native, "LOW_WORKSPACE", tiles_native.SPARE + room)
+    kept, block = tiles_native.kept_within(tiles_native.LOW_WORKSPACE, task, 64), tiles_native.low_block(task)
+    assert (kept == (0, 0) and block > 64) if room < 0 else (0 < sum(kept) < 2 * 3001 and block == 64)
+    truth = [one.detach().double().requires_grad_() for one in leaves]
+    problem.teacher_states, problem.teacher_head = (one.double() for one in spoken_by(problem, dtype))
+    plain(problem, truth, name, params, temperature=2.0, hard=0.5).backward()
+    fused(problem, leaves, name, params, temperature=2.0, hard=0.5, memory="low").backward()
+    assert max(errors(leaves, truth)) < (1e-5 if dtype == torch.float32 else 0.010)
 
 
 @pytest.mark.parametrize("engine", ENGINES, indirect=True)

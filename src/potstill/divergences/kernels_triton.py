@@ -16,6 +16,8 @@ import triton.language as tl
 SMALLEST = tl.constexpr(1e-37)
 """Stands for a probability that underflowed, where its logarithm is taken."""
 
+LOWEST_HALF = tl.constexpr(-65504.0)
+
 MASS_STEPS = tl.constexpr(2.0**50)
 """Mass is added up as whole numbers of 2^-50: whole numbers may be added in any order."""
 
@@ -41,8 +43,8 @@ def finish(z, stride, bias, scale, softcap, temperature, tokens, width, ROWS: tl
 @triton.jit
 @no_type_check
 def observe(
-    s, t, stride, half_s, half_t, half_stride, reference_s, reference_t, stats, targets, first, temperature, tokens, width,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    s, t, stride, half_s, half_t, half_stride, reference_s, reference_t, stats, targets, first, temperature,
+    tokens, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Bring the running sums of tiles.Stats, [8, tokens], to the maxima that include this tile; keep it as half."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -250,7 +252,7 @@ def differentiate(
     q, p = tl.exp(log_q), tl.exp(log_p)
     offset = tl.load(slopes + 2 * tokens + rows, mask=live, other=0.0)[:, None]
     if MIXED:
-        value, slope = slope_of(p, q, variation, w_0, x_0, y_0, w_1, x_1, y_1, TERMS)
+        _, slope = slope_of(p, q, variation, w_0, x_0, y_0, w_1, x_1, y_1, TERMS)
         gradient = q * (slope - offset)
     else:
         forward = tl.load(slopes + rows, mask=live, other=0.0)[:, None]

@@ -197,7 +197,7 @@ class TritonEngine:
         return TILES_AT_ONCE if self._task.store else 1
 
     def _project(self, which: int, first: int, last: int) -> Tensor:
-        """fp32 logits over T of the student (0) or teacher (1), where they are kept, or in the tile that is used again."""
+        """fp32 logits over T of the student (0) or teacher (1), where they are kept, or in a tile used over again."""
         side = (self._task.student, self._task.teacher)[which]
         if self._tile is None:
             assert self._kept is not None, "there is either a tile or a place for all of them"

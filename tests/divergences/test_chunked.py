@@ -37,7 +37,7 @@ def engine(request, monkeypatch):
         pytest.skip("the compiled engine is not built, or this processor lacks AVX-512")
     if request.param == "triton":
         pytest.importorskip("triton")
-        monkeypatch.setattr(tiles_triton, "SHAPE", (64, 512))  # the interpreter's time goes by programs
+        monkeypatch.setattr(tiles_triton, "SHAPE", (256, 512))  # the interpreter's time goes by programs
     kind = {"native": NativeEngine, "torch": TorchEngine, "triton": TritonEngine}[request.param]
     monkeypatch.setattr(chunked, "engine_of", lambda task: kind)
     return request.param

@@ -42,6 +42,19 @@ def finish(z, stride, bias, scale, softcap, temperature, tokens, width, ROWS: tl
 
 @triton.jit
 @no_type_check
+def highest(z, stride, before, rows, live, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The maxima of the rows of a tile and of what was `before`."""
+    top = before
+    for start in range(0, width, COLUMNS):
+        columns = start + tl.arange(0, COLUMNS)
+        place = z + rows.to(tl.int64)[:, None] * stride + columns[None, :]
+        value = tl.load(place, mask=live[:, None] & (columns < width)[None, :], other=-float("inf"))
+        top = tl.maximum(top, tl.max(value, 1))
+    return top
+
+
+@triton.jit
+@no_type_check
 def observe(
     s, t, stride, half_s, half_t, half_stride, reference_s, reference_t, stats, targets, first, temperature,
     tokens, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -52,16 +65,8 @@ def observe(
     at = rows.to(tl.int64)[:, None]
     old_s = tl.load(stats + rows, mask=live, other=0.0)
     old_t = tl.load(stats + 2 * tokens + rows, mask=live, other=0.0)
-    max_s, max_t = old_s, old_t
-    for start in range(0, width, COLUMNS):
-        columns = start + tl.arange(0, COLUMNS)
-        mask = live[:, None] & (columns < width)[None, :]
-        max_s = tl.maximum(
-            max_s, tl.max(tl.load(s + at * stride + columns[None, :], mask=mask, other=-float("inf")), 1)
-        )
-        max_t = tl.maximum(
-            max_t, tl.max(tl.load(t + at * stride + columns[None, :], mask=mask, other=-float("inf")), 1)
-        )
+    max_s = highest(s, stride, old_s, rows, live, width, ROWS, COLUMNS)
+    max_t = highest(t, stride, old_t, rows, live, width, ROWS, COLUMNS)
     fade_s, fade_t = tl.exp(old_s - max_s), tl.exp(old_t - max_t)
     sum_s = fade_s * tl.load(stats + tokens + rows, mask=live, other=0.0)
     sum_t = fade_t * tl.load(stats + 3 * tokens + rows, mask=live, other=0.0)

@@ -41,7 +41,7 @@ TILE, TILES_AT_ONCE = 4096, 4
 SHAPE = (1, 2048)
 """Tokens and entries that one program looks at. Entries divide a TILE."""
 
-_KEYS = {"KEY_STEPS": 1.0 / KEY_STEP, "LAST_KEY": 2.0**KEY_BITS - 1.0}
+_KEYS: dict[str, Any] = {"KEY_STEPS": 1.0 / KEY_STEP, "LAST_KEY": 2.0**KEY_BITS - 1.0}
 
 WORKSPACE = 512 * 2**20
 SMALLEST_BLOCK, LARGEST_BLOCK, LOW_BLOCK = 64, 4096, 1024
@@ -135,7 +135,8 @@ class TritonEngine:
                 TILE=TILE,
                 **_KEYS,
             )
-        return (mass * (1.0 / self._kernels.MASS_STEPS.value)).to(torch.float32).T
+        by_bin: Tensor = (mass * (1.0 / self._kernels.MASS_STEPS.value)).to(torch.float32).T
+        return by_bin
 
     def fix_head(self, head_keys: Tensor) -> None:
         """See Engine."""
@@ -239,7 +240,7 @@ class TritonEngine:
         """One program for each few tokens, and, where nothing is summed, for each few entries."""
         rows, columns = SHAPE[0], min(SHAPE[1], TILE)
         grid = (-(-self._count // rows), -(-width // columns) if side_by_side else 1)
-        with torch.cuda.device_of(self._partial):
+        with torch.cuda.device_of(self._partial):  # type: ignore[no-untyped-call]
             getattr(self._kernels, name)[grid](
                 *given, self._count, width, *more, ROWS=rows, COLUMNS=columns, **constants
             )

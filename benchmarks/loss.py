@@ -2,6 +2,7 @@
 
     make bench-loss                                  everything
     python -m benchmarks.loss times --rounds 3       one of: times, errors, memory, busy
+    python -m benchmarks.loss times --shapes B --dtypes bf16 --names low       a part: names that contain a word
 
 times: CPU seconds of one thread over those of the four products alone, by the matrix library's own routine, all in
 turn in one process, medians over rounds. errors: gradients in bf16 against double precision. memory: growth of the
@@ -79,13 +80,13 @@ def in_turn(runs: Mapping[str, Run], given: Inputs, rounds: int, clock: Callable
     return taken
 
 
-def times(rounds: int, shapes: list[str]) -> dict[str, Any]:
+def times(rounds: int, shapes: list[str], dtypes: list[str], runs: Mapping[str, Run]) -> dict[str, Any]:
     torch.set_num_threads(1)
     found: dict[str, Any] = {}
     for shape in shapes:
-        for name, dtype in DTYPES.items():
-            given = Inputs.random(*SHAPES[shape], dtype)
-            taken = in_turn({"products": products, **OURS, **PEERS}, given, rounds, time.process_time)
+        for name in dtypes:
+            given = Inputs.random(*SHAPES[shape], DTYPES[name])
+            taken = in_turn({"products": products, **runs}, given, rounds, time.process_time)
             found[f"{shape} {name}"] = ratios(taken) | {"gflops": gflops(shape, taken["products"])}
             show(f"times, shape {shape}, {name}", found[f"{shape} {name}"])
     return found
@@ -101,7 +102,7 @@ def gflops(shape: str, taken: list[float]) -> float:
     return round(2 * tokens * entries * (3 * student + teacher) / statistics.median(taken) / 1e9, 1)
 
 
-def errors() -> dict[str, Any]:
+def errors(runs: Mapping[str, Run]) -> dict[str, Any]:
     """Relative Frobenius error of the gradients in bf16, [states, head], at 2,048 tokens and 8,192 entries."""
     tokens, student, teacher, _ = SHAPES["A"]
     given = Inputs.random(tokens, student, teacher, 8192, torch.bfloat16)
@@ -109,7 +110,7 @@ def errors() -> dict[str, Any]:
     exact.states.requires_grad_()
     exact.head.requires_grad_()
     found = {}
-    for name, run in {**OURS, **PEERS}.items():
+    for name, run in runs.items():
         truth = name if name in DIVERGENCES else ("jensen_shannon" if "ensen" in name else "forward_kl")
         given.forget()
         exact.forget()
@@ -140,14 +141,15 @@ def relative(own: torch.Tensor | None, true: torch.Tensor | None, *, scaled: boo
     return round(float((factor * own - true).norm() / true.norm()), 5)
 
 
-def memory(shapes: list[str]) -> dict[str, Any]:
+def memory(shapes: list[str], dtypes: list[str], names: set[str]) -> dict[str, Any]:
     """Peak of the resident set above the inputs, over the bytes of the gradients."""
     found: dict[str, Any] = {}
     for shape in shapes:
-        for dtype in DTYPES:
+        for dtype in dtypes:
             key = f"{shape} {dtype}"
             found[key] = {}
-            for name in ("forward_kl", "jensen_shannon", *list(OURS)[-2:], *PEERS):
+            wanted = ("forward_kl", "jensen_shannon", *list(OURS)[-2:], *PEERS)
+            for name in filter(names.__contains__, wanted):
                 command = [sys.executable, "-m", "benchmarks.loss", "peak", shape, dtype, name]
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 found[key][name] = json.loads(done.stdout) if done.returncode == 0 else "out of memory"
@@ -214,16 +216,23 @@ def main() -> None:
     parser.add_argument("what", nargs="*", default=["times", "errors", "memory", "busy"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
+    parser.add_argument("--dtypes", nargs="+", default=list(DTYPES), choices=list(DTYPES))
+    parser.add_argument("--names", nargs="+", default=[""], help="words, one of which a name must contain")
     options = parser.parse_intermixed_args()
+    every = {**OURS, **PEERS}
+    runs = {name: run for name, run in every.items() if any(word in name for word in options.names)}
     measure = {
-        "times": partial(times, options.rounds, options.shapes),
-        "errors": errors,
-        "memory": partial(memory, options.shapes),
+        "times": partial(times, options.rounds, options.shapes, options.dtypes, runs),
+        "errors": partial(errors, runs),
+        "memory": partial(memory, options.shapes, options.dtypes, set(runs)),
         "busy": partial(busy, options.rounds),
     }
     for what in options.what:
         found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        found[what] = {**found.get(what, {}), **measure[what]()}
+        before = found.get(what, {})
+        for key, value in measure[what]().items():
+            before[key] = {**before[key], **value} if isinstance(before.get(key), dict) else value
+        found[what] = before
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(found, indent=1))
 

@@ -4,6 +4,8 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+# No test needs a GPU: Triton interprets its kernels, which must be said before it is first imported.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 
 from jaxtyping import install_import_hook

@@ -12,12 +12,15 @@ import torch
 import torch.nn.functional as F
 
 from potstill.core.signal import OutputHead
-from potstill.divergences import chunked, tiles_native
+from potstill.divergences import chunked, tiles, tiles_native, tiles_triton
 from potstill.divergences.catalogue import DIVERGENCES
 from potstill.divergences.chunked import linear_divergence
 from potstill.divergences.mixtures import FORMS
+from potstill.divergences.tiles_native import NativeEngine
+from potstill.divergences.tiles_torch import TorchEngine
+from potstill.divergences.tiles_triton import TritonEngine
 
-ENGINES = ("native", "torch")
+ENGINES = ("native", "torch", "triton")
 PARAMETERS = {
     "jensen_shannon": ({"beta": 0.0}, {"beta": 0.2}, {"beta": 0.5}, {"beta": 1.0}),
     "skew_kl": ({"alpha": 0.0}, {"alpha": 0.1}, {"alpha": 1.0}),
@@ -30,10 +33,13 @@ CASES = [(name, params) for name in DIVERGENCES for params in PARAMETERS.get(nam
 @pytest.fixture
 def engine(request, monkeypatch):
     """Run on the named engine only."""
-    if request.param == "torch":
-        monkeypatch.setattr(chunked, "fits", lambda task: False)
-    elif tiles_native.library() is None:
+    if request.param == "native" and tiles_native.library() is None:
         pytest.skip("the compiled engine is not built, or this processor lacks AVX-512")
+    if request.param == "triton":
+        pytest.importorskip("triton")
+        monkeypatch.setattr(tiles_triton, "SHAPE", (256, 512))  # the interpreter's time goes by programs
+    kind = {"native": NativeEngine, "torch": TorchEngine, "triton": TritonEngine}[request.param]
+    monkeypatch.setattr(chunked, "engine_of", lambda task: kind)
     return request.param
 
 
@@ -92,6 +98,11 @@ def fused(problem, leaves, name, params, *, temperature=1.0, hard=0.0, scale=1.0
         params,
         **more,
     )
+
+
+def spoken_by(problem, dtype):
+    """The teacher's states and head, rounded."""
+    return problem.teacher_states.to(dtype), problem.teacher_head.to(dtype)
 
 
 def errors(leaves, truth):
@@ -158,6 +169,28 @@ def test_bf16_gradients_are_within_one_per_cent(engine, name, memory):
     assert max(errors(leaves, truth)) < 0.010
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["reverse_kl", "jensen_shannon", "adaptive_kl"])
+@pytest.mark.parametrize("room", [-(2**30), 660_000], ids=["nothing", "a part"])
+def test_low_memory_computes_again_what_it_cannot_keep(name, dtype, room, monkeypatch):
+    problem, params = Problem(tokens=130, entries=3001), dict(DIVERGENCES[name].parameters)
+    leaves = problem.inputs(dtype)
+    task = tiles.Task(
+        *(tiles.Side(states, OutputHead(head)) for states, head in (leaves[:2], spoken_by(problem, dtype))),
+        FORMS[name](**params), temperature=2.0, targets_N=None, store=False, block=64,
+    )  # fmt: skip
+    if not tiles_native.fits(task):
+        pytest.skip("the compiled engine is not built, or not for this dtype and processor")
+    monkeypatch.setattr(tiles_native, "LOW_WORKSPACE", tiles_native.SPARE + room)
+    kept, block = tiles_native.kept_within(tiles_native.LOW_WORKSPACE, task, 64), tiles_native.low_block(task)
+    assert (kept == (0, 0) and block > 64) if room < 0 else (0 < sum(kept) < 2 * 3001 and block == 64)
+    truth = [one.detach().double().requires_grad_() for one in leaves]
+    problem.teacher_states, problem.teacher_head = (one.double() for one in spoken_by(problem, dtype))
+    plain(problem, truth, name, params, temperature=2.0, hard=0.5).backward()
+    fused(problem, leaves, name, params, temperature=2.0, hard=0.5, memory="low").backward()
+    assert max(errors(leaves, truth)) < (1e-5 if dtype == torch.float32 else 0.010)
+
+
 @pytest.mark.parametrize("engine", ENGINES, indirect=True)
 @pytest.mark.parametrize(
     "size",
@@ -178,7 +211,7 @@ def test_several_blocks_of_tokens_equal_one(engine, monkeypatch):
     problem = Problem(tokens=300)
     truth, leaves = problem.inputs(), problem.inputs(torch.float32)
     plain(problem, truth, "reverse_kl", {}, hard=0.5).backward()
-    monkeypatch.setattr(chunked, "_block", lambda task: 64)
+    monkeypatch.setattr(chunked, "_block", lambda task, kind: 64)
     fused(problem, leaves, "reverse_kl", {}, hard=0.5).backward()
     assert max(errors(leaves, truth)) < 1e-5
 
@@ -298,7 +331,7 @@ def test_bits_do_not_depend_on_threads_or_on_the_run(engine, dtype):
             seen.append([loss.detach(), *(one.grad for one in leaves)])
     finally:
         torch.set_num_threads(threads)
-    pairs = seen[1:] if engine == "torch" else seen
+    pairs = seen if engine == "native" else seen[1:]
     assert all(torch.equal(one, other) for later in pairs[1:] for one, other in zip(pairs[0], later, strict=True))
 
 

@@ -19,15 +19,18 @@ from torch import Tensor
 
 from potstill.core.shapes import Scalar
 from potstill.core.signal import OutputHead
+from potstill.divergences import tiles_native, tiles_triton
 from potstill.divergences.catalogue import DIVERGENCES
 from potstill.divergences.mixtures import FORMS, Form
 from potstill.divergences.reduce import mean_scale
-from potstill.divergences.tiles import RANGES, Engine, Side, Task
-from potstill.divergences.tiles_native import NativeEngine, fits, stored
+from potstill.divergences.tiles import RANGES, Engine, Side, Task, stored
+from potstill.divergences.tiles_native import NativeEngine
 from potstill.divergences.tiles_torch import TorchEngine
+from potstill.divergences.tiles_triton import TritonEngine
 from potstill.divergences.walks import walk_blocks
 
 Memory = Literal["balanced", "low"]
+Kind = type[TritonEngine] | type[NativeEngine] | type[TorchEngine]
 
 SMALLEST_BLOCK, LARGEST_BLOCK, LOW_BLOCK = 64, 512, 256
 """Tokens at a time: a multiple of the compiled engine's panels, and no more than its tiles have room for in a cache."""
@@ -59,8 +62,9 @@ def linear_divergence(
     states, head and bias, once; the teacher gets none.
 
     memory: "balanced" keeps the logits of a block of tokens between the walks, about as many bytes as the gradients;
-    "low" computes them again on each walk: at equal widths 1.5 times the products for forward and reverse KL, 2 times
-    for the others, 2.75 times for adaptive KL, which looks at the teacher six times.
+    "low" keeps what fits into 32 MB (the compiled engine) or nothing (the others) and computes the rest again on each
+    walk: with nothing kept and at equal widths 1.5 times the products for forward and reverse KL, 2 times for the
+    others, 2.75 times for adaptive KL, which looks at the teacher six times.
 
     Raises ValueError for an unknown divergence or parameter, shapes that do not fit, targets outside the vocabulary.
     """
@@ -119,9 +123,10 @@ def linear_losses(
         store=memory == "balanced",
         block=SMALLEST_BLOCK,
     )
-    task = dataclasses.replace(task, block=_block(task))
+    kind = engine_of(task)
+    task = dataclasses.replace(task, block=_block(task, kind))
     total, parts = _Fused.apply(  # type: ignore[no-untyped-call]
-        student.states_ND, head.weight_VD, head.bias_V, task, soft_N, hard_N
+        student.states_ND, head.weight_VD, head.bias_V, task, kind, soft_N, hard_N
     )
     return total, parts
 
@@ -131,10 +136,16 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, states_ND: Tensor, head_VD: Tensor, bias_V: Tensor | None, task: Task, soft_N: Tensor, hard_N: Tensor
+        ctx: Any,
+        states_ND: Tensor,
+        head_VD: Tensor,
+        bias_V: Tensor | None,
+        task: Task,
+        kind: Kind,
+        soft_N: Tensor,
+        hard_N: Tensor,
     ) -> tuple[Tensor, Tensor]:
         wanted = ctx.needs_input_grad[:3]
-        kind = NativeEngine if fits(task) else TorchEngine
         engine: Engine = kind(task, states=wanted[0], head=wanted[1], bias=wanted[2])
         parts = walk_blocks(task, engine, soft_N, hard_N, differentiate=any(wanted))
         ctx.gradients = tuple(
@@ -153,7 +164,14 @@ class _Fused(torch.autograd.Function):
             raise RuntimeError("the gradients of a fused loss are given once: call linear_divergence again")
         factor = float(outer)
         scaled = (one if one is None or factor == 1.0 else one.mul_(factor) for one in gradients)
-        return (*scaled, None, None, None)
+        return (*scaled, None, None, None, None)
+
+
+def engine_of(task: Task) -> Kind:
+    """The fastest engine that can take the task: Triton on a CUDA device, compiled code on a processor, or PyTorch."""
+    if tiles_triton.fits(task):
+        return TritonEngine
+    return NativeEngine if tiles_native.fits(task) else TorchEngine
 
 
 def side_of(name: str, states_ND: Float[Tensor, "_ _"], head: Float[Tensor, "_ _"] | OutputHead) -> Side:
@@ -193,13 +211,15 @@ def _check(student: Side, teacher: Side, targets_N: Tensor | None) -> None:
         raise ValueError(f"targets lie outside the {entries} entries: give unknown ones target 0 and weight 0")
 
 
-def _block(task: Task) -> int:
+def _block(task: Task, kind: Kind) -> int:
     """Tokens at a time, so that all workspace together stays below the gradients that are returned."""
+    if kind is TritonEngine:
+        return tiles_triton.block(task)
     entries, width = task.student.head.weight_VD.shape
     if not task.store:
-        return LOW_BLOCK
+        return tiles_native.low_block(task) if kind is NativeEngine else LOW_BLOCK
     size = task.student.head.weight_VD.element_size()
-    kept = 2 * entries * (stored(task).itemsize if fits(task) else max(size, 4))
+    kept = 2 * entries * (stored(task).itemsize if kind is NativeEngine else max(size, 4))
     laid_out = (2 * width + task.teacher.head.weight_VD.shape[1]) * size
     per_token = kept + RANGES * width * 4 + laid_out
     gradient_of_states = 4 * task.student.states_ND.numel()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -42,6 +43,13 @@ class Task:
     targets_N: Int[Tensor, " N"] | None
     store: bool
     block: int
+
+
+def stored(task: Task) -> torch.dtype:
+    """How logits are kept between the walks. Half, relative to a running maximum, is far finer than the rounding of a
+    bf16 gradient; but total variation asks which of p and q is larger, and half would often answer wrongly."""
+    halves = task.student.head.weight_VD.dtype == torch.bfloat16 and not task.form.variation
+    return torch.float16 if halves else torch.float32
 
 
 @dataclass(frozen=True, slots=True)

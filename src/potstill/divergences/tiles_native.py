@@ -15,9 +15,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from potstill.divergences.tiles import BIN_BITS, RANGES, Range, Side, Slopes, Stats, Task, Totals, ranges
+from potstill.divergences.tiles import BIN_BITS, RANGES, Range, Side, Slopes, Stats, Task, Totals, ranges, stored
 
 PANEL, TILE = 64, 192  # as in native/
+
+LOW_WORKSPACE, LARGEST_BLOCK, RECOMPUTING_BLOCK = 32 * 2**20, 512, 256
+"""Bytes above the gradients in the low-memory mode; tokens at a time where all logits are computed again."""
+
+SPARE = 5 * 2**20
+"""Of those, what is left to threads, tiles and the allocator."""
+
+WORTH_KEEPING = 0.25
+"""Part of one side's logits below which small blocks cost more, by reading the heads more often, than is saved."""
+
 NOBODY = 1e4
 """Normalisers of the tokens that fill a panel up: no entry has any probability, whatever the bias."""
 
@@ -31,6 +41,7 @@ class _Side(ctypes.Structure):
         ("bias", _POINTER),
         ("states", _POINTER),
         ("store", _POINTER),
+        ("kept", _LONG),
         ("scale", _FLOAT),
         ("softcap", _FLOAT),
         ("bf16", _INT),
@@ -106,11 +117,29 @@ def fits(task: Task) -> bool:
     return True
 
 
-def stored(task: Task) -> torch.dtype:
-    """How logits are kept between the walks. Half, relative to a running maximum, is far finer than the rounding of a
-    bf16 gradient; but total variation asks which of p and q is larger, and half would often answer wrongly."""
-    halves = task.student.head.weight_VD.dtype == torch.bfloat16 and not task.form.variation
-    return torch.float16 if halves else torch.float32
+def low_block(task: Task) -> int:
+    """Tokens at a time in the low-memory mode: as many as may keep all their logits, or a panel that keeps a part."""
+    vocabulary = len(task.student.head.weight_VD)
+    for tokens in range(LARGEST_BLOCK, PANEL, -PANEL):
+        if kept_within(LOW_WORKSPACE, task, tokens) == (vocabulary, vocabulary):
+            return tokens
+    worth = max(kept_within(LOW_WORKSPACE, task, PANEL)) >= WORTH_KEEPING * vocabulary
+    return PANEL if worth else RECOMPUTING_BLOCK
+
+
+def kept_within(workspace: int, task: Task, tokens: int) -> tuple[int, int]:
+    """How many entries of student and teacher a block of tokens may keep its logits of: the wider model's first, which
+    are the dearer to compute again."""
+    student, teacher = task.student.head.weight_VD, task.teacher.head.weight_VD
+    vocabulary, width = student.shape
+    laid_out = 2 * width * student.element_size() + teacher.shape[1] * teacher.element_size()
+    taken = SPARE + tokens * (RANGES * width * 4 + laid_out)
+    if student.dtype != torch.float32:
+        taken += 4 * task.student.states_ND.numel()  # their gradient, before it is rounded
+    room = max(workspace - taken, 0) // (tokens * stored(task).itemsize)
+    first = min(room, vocabulary)
+    second = min(room - first, vocabulary)
+    return (second, first) if teacher.shape[1] >= width else (first, second)
 
 
 class NativeEngine:
@@ -138,11 +167,12 @@ class NativeEngine:
         self._fill("teacher", task.teacher)
         tokens = min(task.block, _padded(len(student.states_ND)))
         self._partial = torch.empty(len(ranges(vocabulary)), tokens, width) if states else None
+        self._problem.halves = stored(task) == torch.float16
         self._stores = {}
-        if task.store:
-            dtype = stored(task)
-            self._problem.halves = dtype == torch.float16
-            self._stores = {name: torch.empty(tokens * vocabulary, dtype=dtype) for name in ("student", "teacher")}
+        kept = (vocabulary, vocabulary) if task.store else kept_within(LOW_WORKSPACE, task, tokens)
+        for name, entries in zip(("student", "teacher"), kept, strict=True):
+            self._stores[name] = torch.empty(tokens * entries, dtype=stored(task))
+            getattr(self._problem, name).kept = entries
 
     def begin(self, first: int, last: int) -> None:
         """Lay the states of the block out as panels of 64 tokens, zeros behind the last token."""

@@ -32,14 +32,16 @@ constexpr int64_t DEPTH = 512;     // words of the summed axis at a time: a pane
 constexpr int BINS = 256;
 constexpr float SMALLEST = 1e-37f;  // stands for a probability that underflowed, where its logarithm is taken
 
-// One model's side. head: [vocabulary][words], states: panels [words][64]. store: its logits, panels [vocabulary][64],
-// as float, or as half relative to a reference where `halves`; absent where logits are computed again.
+// One model's side. head: [vocabulary][words], states: panels [words][64]. store: its logits, panels [kept][64],
+// as float, or as half relative to a reference where `halves`, of tiles that end at `kept` or before; the logits of
+// the others are computed again.
 struct Side {
     const uint32_t* head;
     int64_t words;
     const float* bias;
     const uint32_t* states;
     void* store;
+    int64_t kept;
     float scale;
     float softcap;  // 0: none
     int32_t bf16;   // words are pairs of bf16, else floats
@@ -143,9 +145,12 @@ struct Walk {
                 }
     }
 
+    static bool keeps(const Side& side, int64_t first, int64_t count) { return first + count <= side.kept; }
+
     void keep(const Side& side, int64_t first, int64_t count, const float* tile, const float* reference) const {
+        if (!keeps(side, first, count)) return;
         for (int64_t panel = 0; panel < task.panels; ++panel) {
-            const int64_t place = (panel * task.vocabulary + first) * PANEL;
+            const int64_t place = (panel * side.kept + first) * PANEL;
             const float* from = tile + panel * TILE * PANEL;
             if (!task.halves) {
                 std::memcpy(static_cast<float*>(side.store) + place, from, count * PANEL * sizeof(float));
@@ -161,9 +166,9 @@ struct Walk {
 
     // What `keep` kept, or the same numbers computed once more.
     void fetch(const Side& side, int64_t first, int64_t count, float* tile, const float* reference) const {
-        if (!side.store) return compute(side, first, count, tile);
+        if (!keeps(side, first, count)) return compute(side, first, count, tile);
         for (int64_t panel = 0; panel < task.panels; ++panel) {
-            const int64_t place = (panel * task.vocabulary + first) * PANEL;
+            const int64_t place = (panel * side.kept + first) * PANEL;
             float* to = tile + panel * TILE * PANEL;
             if (!task.halves) {
                 std::memcpy(to, static_cast<const float*>(side.store) + place, count * PANEL * sizeof(float));
@@ -479,7 +484,7 @@ static void walk_logits(const Problem& task, int64_t from, int64_t to, float* st
         walk.compute(task.student, first, count, tile_s);
         walk.compute(task.teacher, first, count, tile_t);
         walk.observe(count, tile_s, tile_t, stats);
-        if (task.student.store) {
+        if (task.student.kept || task.teacher.kept) {
             float* own = walk.reference_of(reference, first - from);
             std::memcpy(own, stats + MAX_S * tokens, tokens * sizeof(float));
             std::memcpy(own + tokens, stats + MAX_T * tokens, tokens * sizeof(float));

@@ -15,13 +15,13 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class DifficultySettings(Settings):
     """Each pass keeps fewer rows, mostly those the teacher knows and the student does not (DA-KD, He et al. 2025).
 
-    epochs: passes of the schedule, which is the length of the training; together they cost (epochs + 1) / 2 passes over
-    the data, and reading every row before each pass but the first. schedule: how the share of rows falls. tau: the
+    passes: of the schedule, which is the length of the training; together they cost (passes + 1) / 2 passes over the
+    data, and reading every row before each pass but the first. schedule: how the share of rows falls. tau: the
     share of a pass that is drawn from the easier rows. truth: what both losses are taken on: the `label` (for language
     models the text), or the `teacher`'s first choice, for classifiers with rows that nobody labelled.
     """
 
-    epochs: Annotated[int, Field(ge=2)] = 10
+    passes: Annotated[int, Field(ge=2)] = 10
     schedule: Literal["cosine", "linear"] = "cosine"
     tau: Annotated[float, Field(ge=0, lt=1)] = 0.1
     truth: Literal["label", "teacher"] = "label"

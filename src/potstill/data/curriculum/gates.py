@@ -25,21 +25,29 @@ class Practice:
 class Gate(Protocol):
     """A rule and how far it has come."""
 
-    def measured(self, reach: Mapping[str, float]) -> Gate: ...
+    def measured(self, reach: Mapping[str, float]) -> Gate:
+        """After another measurement of every skill."""
+        ...
 
-    def practice(self) -> Practice: ...
+    def practice(self) -> Practice:
+        """What is practised now."""
+        ...
 
-    def state(self) -> dict[str, Any]: ...
+    def state(self) -> dict[str, Any]:
+        """What measurements have changed, as JSON."""
+        ...
 
-    def restored(self, state: Mapping[str, Any]) -> Gate: ...
+    def restored(self, state: Mapping[str, Any]) -> Gate:
+        """With what `state` gave."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Mastery:
     """A skill opens when each skill it builds on is mastered (reach of at least `opens_at`) or has been given up on.
 
-    It stays open, and is fresh again when a later measurement finds it below `opens_at`. waited: measurements of an open
-    skill since it was last mastered; at `patience` it is given up: it is practised on, and holds nobody up.
+    It stays open, and is fresh again when a later measurement finds it below `opens_at`. waited: measurements of an
+    open skill since it was last mastered; at `patience` it is given up: it is practised on, and holds nobody up.
     """
 
     skills: tuple[str, ...]

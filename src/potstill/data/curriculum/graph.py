@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 
 def circle(prerequisites: Mapping[str, Sequence[str]]) -> list[str]:
-    """One circle, from a skill along what it builds on back to it, or nothing. Without recursion: chains may be long."""
+    """One circle, from a skill along what it builds on back to it, or nothing. No recursion: chains may be long."""
     done: set[str] = set()
     for start in prerequisites:
         path, waiting = [start], [iter(prerequisites[start])]

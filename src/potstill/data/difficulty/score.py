@@ -23,13 +23,11 @@ def row_losses(logits_BTV: LogitsBTV, targets_BT: TargetsBT, weights_BT: Weights
         if bool(counted.any()):
             logprobs = logits_TV[counted].double().log_softmax(-1)
             nll = -logprobs.gather(-1, targets_T[counted].unsqueeze(-1)).squeeze(-1)
-            losses[row] = (nll * weights_T[counted]).sum() / weights_T[counted].sum()
+            losses[row] = ((nll * weights_T[counted]).sum() / weights_T[counted].sum()).cpu()
     return losses
 
 
-def difficulty(
-    student_N: Float[np.ndarray, " N"], teacher_N: Float[np.ndarray, " N"]
-) -> Float[np.ndarray, " N"]:
+def difficulty(student_N: Float[np.ndarray, " N"], teacher_N: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
     """Distillation difficulty score: the student's loss over the teacher's, both on the ground truth.
 
     He et al. 2025, DA-KD (ICML 2025). High where the teacher knows and the student does not; about 1 where both fail,
@@ -44,7 +42,7 @@ def difficulty(
         unsound = np.flatnonzero(~(np.isfinite(losses) & (losses >= 0)))
         if len(unsound):
             raise NumbersError(
-                f"row {unsound[0]}: the {who}'s loss on the truth is {losses[unsound[0]]}, so the row has no difficulty; "
-                f"look at this row, or remove order.difficulty"
+                f"row {unsound[0]}: the {who}'s loss on the truth is {losses[unsound[0]]}, so the row has no difficulty: "
+                f"look at it, or remove order.difficulty"
             )
     return student_N / np.maximum(teacher_N, SMALLEST_LOSS)

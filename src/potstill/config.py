@@ -63,7 +63,8 @@ class Recipe(Settings):
     """A run. `stages` come first, in order; the block of student, teacher, objective and train is the last one.
 
     controls: the same student without the teacher, in plain passes at equal steps (`labels`), the same student as
-    initialised (`untrained`), and TF-IDF with logistic regression (`tfidf`): what the taught student must be held against.
+    initialised (`untrained`), and TF-IDF with logistic regression (`tfidf`): what the taught student must be held
+    against.
     """
 
     version: Literal[1] = 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 # 0.72 / 0.8 is not 0.9 in binary; half of a row in a million is.
 ROUNDING = 1e-9
@@ -20,26 +20,6 @@ class Practice:
 
     fresh: tuple[str, ...]
     review: tuple[str, ...]
-
-
-class Gate(Protocol):
-    """A rule and how far it has come."""
-
-    def measured(self, reach: Mapping[str, float]) -> Gate:
-        """After another measurement of every skill."""
-        ...
-
-    def practice(self) -> Practice:
-        """What is practised now."""
-        ...
-
-    def state(self) -> dict[str, Any]:
-        """What measurements have changed, as JSON."""
-        ...
-
-    def restored(self, state: Mapping[str, Any]) -> Gate:
-        """With what `state` gave."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,3 +116,7 @@ class Zone:
     def restored(self, state: Mapping[str, Any]) -> Zone:
         """With what `state` gave."""
         return replace(self, reach=dict(state["reach"]))
+
+
+# A rule, and how far it has come.
+Gate = Mastery | Zone

@@ -42,7 +42,7 @@ def difficulty(student_N: Float[np.ndarray, " N"], teacher_N: Float[np.ndarray, 
         unsound = np.flatnonzero(~(np.isfinite(losses) & (losses >= 0)))
         if len(unsound):
             raise NumbersError(
-                f"row {unsound[0]}: the {who}'s loss on the truth is {losses[unsound[0]]}, so the row has no difficulty: "
-                f"look at it, or remove order.difficulty"
+                f"row {unsound[0]}: the {who}'s loss on the truth is {losses[unsound[0]]}, so it has no difficulty: "
+                f"look at the row, or remove order.difficulty"
             )
     return student_N / np.maximum(teacher_N, SMALLEST_LOSS)

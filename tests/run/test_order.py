@@ -121,10 +121,8 @@ def test_the_control_on_labels_reads_plain_passes(materials, tmp_path):
     recipe = difficult(materials) | {"controls": ["labels"]}
     potstill.run(write_recipe(tmp_path, recipe), output_dir=tmp_path / "run")
     assert order_of(tmp_path / "run", "labels") is None
-    steps = [
-        json.loads((tmp_path / "run/stages" / n / "stage.json").read_text())["steps"] for n in ("student", "labels")
-    ]
-    assert steps == [31, 31]
+    done = [json.loads((tmp_path / "run/stages" / name / "stage.json").read_text()) for name in ("student", "labels")]
+    assert [one["steps"] for one in done] == [31, 31]
 
 
 @pytest.mark.parametrize(

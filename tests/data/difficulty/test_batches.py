@@ -53,7 +53,7 @@ def test_passes_have_the_rows_of_the_schedule(schedule):
         while len(mine) < kept:
             mine += read.pop(0)
         assert len(set(mine)) == kept
-        if 0 < epoch:  # a teacher that is sure makes rows difficult: even ones, as far as they go
+        if epoch > 0:  # a teacher that is sure makes rows difficult: even ones, as far as they go
             assert sum(row % 2 == 0 for row in mine) >= min(20, kept) - round(0.1 * kept) - max(0, kept - 20)
     assert read == []
     assert (losses.asked, losses.taught) == (4, 1)

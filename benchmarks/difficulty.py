@@ -1,10 +1,10 @@
-"""Does it pay to learn from the difficult rows only? Difficulty-aware distillation (DA-KD) against all rows, on one task.
+"""Does it pay to learn from difficult rows only? Difficulty-aware distillation (DA-KD) against all rows, one task.
 
     python benchmarks/difficulty.py --seeds 0 1 2
     python benchmarks/difficulty.py --seeds 0 --arms full difficult --passes 4
 
-The teacher of the recipe `da-kd` is fine-tuned once a seed and taught from in every arm; students start from the same
-weights. Each arm is an ordinary run in runs/difficulty/ARM-seed-N, so a stopped benchmark goes on where it was. No
+The teacher of the recipe `da-kd` is fine-tuned once, under the first seed, and teaches every arm of every seed; the
+seed decides the student's order of rows, its draws and its dropout. Each arm is an ordinary run in runs/difficulty/ARM-seed-N, so a stopped benchmark goes on where it was. No
 checkpoint is chosen: what is measured on the test rows is the student after its last step. The tables go to standard
 output as Markdown, the numbers to benchmarks/results/difficulty.json.
 
@@ -50,8 +50,12 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=10)
     parser.add_argument("--output-dir", type=Path, default=Path("runs/difficulty"))
     parser.add_argument("--name", default="difficulty")
+    parser.add_argument(
+        "--teacher", type=Path, help="the folder stages/teacher of a finished run, instead of a new one"
+    )
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_intermixed_args()
+    first = options.output_dir / f"difficult-seed-{options.seeds[0]}"
     arms = ["difficult", *(arm for arm in options.arms if arm != "difficult")]
     found = {arm: list[dict[str, float]]() for arm in arms}
     for seed in options.seeds:
@@ -61,7 +65,7 @@ def main() -> None:
             mine = [*given, *(one.format(**sizes) for one in ARMS[arm])]
             if "order=null" in mine:
                 mine.remove(given[1])
-            one = _run(mine, options.output_dir, arm, seed, teacher_of="difficult")
+            one = _run(mine, options.output_dir / f"{arm}-seed-{seed}", options.teacher or first / "stages" / "teacher")
             if arm == "difficult":
                 every, scored = _plain_steps(one, options.passes), (options.passes - 1) / FORWARDS_OF_A_STEP
                 sizes = {
@@ -76,11 +80,11 @@ def main() -> None:
     (RESULTS / f"{options.name}.json").write_text(json.dumps({"seeds": options.seeds, "arms": found}, indent=1))
 
 
-def _run(overrides: Sequence[str], root: Path, arm: str, seed: int, *, teacher_of: str) -> dict[str, float]:
-    folder, source = root / f"{arm}-seed-{seed}", root / f"{teacher_of}-seed-{seed}" / "stages" / "teacher"
-    if arm != teacher_of and not (folder / "config.yaml").exists():
+def _run(overrides: Sequence[str], folder: Path, teacher: Path) -> dict[str, float]:
+    """One arm under one seed, with a teacher that is trained already where there is one."""
+    if teacher.exists() and not (folder / "config.yaml").exists():
         RunFolder.open(folder, potstill.load_recipe("da-kd", list(overrides)))
-        shutil.copytree(source, folder / "stages" / "teacher")
+        shutil.copytree(teacher, folder / "stages" / "teacher")
     record = potstill.run("da-kd", overrides, output_dir=folder)
     done = json.loads((folder / "stages" / "student" / "stage.json").read_text())
     order: Mapping[str, Any] = done["order"] or {"student_rows": 0, "seconds": 0.0}

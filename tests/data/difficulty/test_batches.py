@@ -57,7 +57,7 @@ def test_passes_have_the_rows_of_the_schedule(schedule):
             assert sum(row % 2 == 0 for row in mine) >= min(20, kept) - round(0.1 * kept) - max(0, kept - 20)
     assert read == []
     assert (losses.asked, losses.taught) == (4, 1)
-    with pytest.raises(DataError, match="5 passes of order.difficulty are over"):
+    with pytest.raises(DataError, match=r"5 passes of order\.difficulty are over"):
         one.next()
 
 

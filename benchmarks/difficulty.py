@@ -3,10 +3,11 @@
     python benchmarks/difficulty.py --seeds 0 1 2
     python benchmarks/difficulty.py --seeds 0 --arms full difficult --passes 4
 
-The teacher of the recipe `da-kd` is fine-tuned once, under the first seed, and teaches every arm of every seed; the
-seed decides the student's order of rows, its draws and its dropout. Each arm is an ordinary run in runs/difficulty/ARM-seed-N, so a stopped benchmark goes on where it was. No
-checkpoint is chosen: what is measured on the test rows is the student after its last step. The tables go to standard
-output as Markdown, the numbers to benchmarks/results/difficulty.json.
+The teacher of the recipe `da-kd` is fine-tuned once, under the first seed, and teaches every arm of every seed; a seed
+decides the student's order of rows, its draws and its dropout. Each arm is an ordinary run in
+runs/difficulty/ARM-seed-N, so a stopped benchmark goes on where it was. No checkpoint is chosen: what is measured on
+the test rows is the student after its last step. The tables go to standard output as Markdown, the numbers to
+benchmarks/results/difficulty.json.
 
 Cost is counted in passes of training over all rows: steps as they were taken, and each reading of all rows by the
 student to score them as a third of a pass (forwards only). Recorded answers make the teacher's losses free here.

@@ -15,7 +15,10 @@ LENGTH = "train:\n  max_steps: 20\n"
 def faults(text):
     with pytest.raises(RecipeError) as caught:
         parse_recipe(text)
-    return {fault.path: fault.reason for fault in caught.value.faults}
+    found: dict[str, str] = {}
+    for fault in caught.value.faults:
+        found[fault.path] = f"{found.get(fault.path, '')} {fault.reason}"
+    return found
 
 
 def sliced(text):
@@ -44,19 +47,19 @@ def test_difficulty_is_a_length_of_its_own():
 
 
 @pytest.mark.parametrize(
-    ("order", "words"),
+    ("order", "path", "words"),
     [
-        ("order: {}\n", "has none of difficulty, mastery and zone"),
-        ("order: {difficulty: {}, zone: {slice_by: skill}}\n", "difficulty and zone: keep one"),
+        ("order: {}\n", "order", "has none of difficulty, mastery and zone"),
+        ("order: {difficulty: {}, zone: {slice_by: skill}}\n", "order.difficulty", "difficulty and zone: keep one"),
     ],
 )
-def test_an_order_is_one_of_three(order, words):
-    assert words in faults(CLASSIFY + order)["order"]
+def test_an_order_is_one_of_three(order, path, words):
+    assert words in faults(CLASSIFY + order)[path]
 
 
 def test_a_circle_is_refused_with_its_path():
     order = "order: {mastery: {slice_by: skill, prerequisites: {a: [c], c: [b], b: [a]}}}\n"
-    assert "a -> c -> b -> a" in faults(sliced(CLASSIFY) + order)["order.mastery"]
+    assert "a -> c -> b -> a" in faults(sliced(CLASSIFY) + order)["order.mastery.prerequisites"]
 
 
 @pytest.mark.parametrize(

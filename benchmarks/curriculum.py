@@ -1,6 +1,9 @@
 """Does the order of skills pay? Gated, by zone, shuffled and reversed, on arithmetic with a skill that needs two more.
 
     python benchmarks/curriculum.py --seeds 0 1 2
+    python benchmarks/curriculum.py stages=[] teacher=null objective.soft_weight=0 objective.hard_weight=1 --seeds 0
+
+The second learns from the labels, and holds the student against 1 instead of a teacher.
 
 The teacher of the recipe `curriculum` is trained once, under the first seed, on shuffled rows, and teaches every arm of
 every seed; a seed decides the student's fresh weights and the order of its rows. Each arm is an ordinary run in
@@ -23,7 +26,7 @@ from potstill.evaluate.interval import student_t
 from potstill.folder import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
-PLAIN = ["controls=[]", "evaluate.cost=null", "evaluate.bootstrap=100", "train.bf16=false", "stages.0.train.bf16=false"]
+PLAIN = ["controls=[]", "evaluate.cost=null", "evaluate.bootstrap=100", "train.bf16=false"]
 BAR = 0.9
 # A gate at 0 masters everything at once, which is the shuffled order, bit for bit.
 ARMS: Mapping[str, Sequence[str]] = {
@@ -38,14 +41,15 @@ def main() -> None:
     """Run every arm of every seed, then print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output-dir", type=Path, default=Path("runs/curriculum"))
     options = parser.parse_intermixed_args()
     teacher = options.output_dir / f"gated-seed-{options.seeds[0]}" / "stages" / "teacher"
-    found = {arm: list[dict[str, float]]() for arm in ARMS}
+    found = {arm: list[dict[str, float]]() for arm in options.arms}
     for seed in options.seeds:
-        for arm, changes in ARMS.items():
-            overrides = [f"seed={seed}", *PLAIN, *options.overrides, *changes]
+        for arm in options.arms:
+            overrides = [f"seed={seed}", *PLAIN, *options.overrides, *ARMS[arm]]
             found[arm].append(_run(overrides, options.output_dir / f"{arm}-seed-{seed}", teacher))
     print("\n".join([*table(found), "", *differences(found)]))
     RESULTS.mkdir(exist_ok=True)
@@ -65,11 +69,15 @@ def _run(overrides: Sequence[str], folder: Path, teacher: Path) -> dict[str, flo
     there = [
         row["step"] for row in curve if all(row[f"validation.skill.{one}"] >= BAR * teachers[one] for one in SKILLS)
     ]
+    taught = record.recipe["teacher"] is not None
     return {
         "rows": (there[0] if there else done["steps"]) * size,
         "reached": float(bool(there)),
         **{f"test.{one}": record.value(f"slice.skill.{one}.accuracy") for one in SKILLS},
-        **{f"teacher.{one}": record.value(f"slice.skill.{one}.accuracy", "teacher") for one in SKILLS},
+        **{
+            f"teacher.{one}": record.value(f"slice.skill.{one}.accuracy", "teacher") if taught else 1.0
+            for one in SKILLS
+        },
     }
 
 
@@ -92,7 +100,7 @@ def _cell(values: Sequence[float]) -> str:
 def differences(found: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
     """Each order against the shuffled one, seed by seed."""
     lines = []
-    for arm in (one for one in found if one != "shuffled"):
+    for arm in (one for one in found if one != "shuffled" and "shuffled" in found):
         values = [one["rows"] - two["rows"] for one, two in zip(found[arm], found["shuffled"], strict=True)]
         shown = ", ".join(f"{value:.0f}" for value in values)
         if len(values) < 2:

@@ -11,7 +11,7 @@ import pytest
 import potstill
 from potstill.core.errors import DataError, InputError, RecipeError
 from tests.run.test_stop import Process, losses, product
-from tests.run.tiny_recipe import classifier, labelled_rows, set_value, write_recipe, write_rows
+from tests.run.tiny_recipe import classifier, labelled_rows, language_model, set_value, write_recipe, write_rows
 
 SKILLS = ("add", "carry", "times")
 SKILL_ROWS = {"labelled": (0, 48), "validation": (1, 24), "test": (2, 24)}
@@ -164,3 +164,17 @@ def test_a_skill_that_validation_lacks_is_refused(materials, skilled, tmp_path):
     recipe = by_skill(materials, skilled, ZONE, data__validation__dataset_name=str(held))
     with pytest.raises(DataError, match="skill `add`"):
         potstill.run(write_recipe(tmp_path, recipe), output_dir=tmp_path / "run")
+
+
+def test_a_language_model_learns_from_difficult_rows(materials, tmp_path):
+    """Losses on the next tokens of the text, of a live teacher; packed rows too."""
+    for pack in (False, True):
+        recipe = language_model(materials) | {"order": {"difficulty": {"passes": 3, "schedule": "linear"}}}
+        recipe["data"]["pack"] = pack
+        del recipe["train"]["max_steps"]
+        run = tmp_path / f"run-{pack}"
+        potstill.run(write_recipe(tmp_path, recipe, f"{pack}.yaml"), output_dir=run)
+        done = json.loads((run / "stages" / "student" / "stage.json").read_text())
+        rows = done["data"]["splits"]["train"]["rows"]
+        assert done["examples"] == rows + round(rows * 2 / 3) + round(rows / 3)
+        assert (done["order"]["student_rows"], done["order"]["teacher_rows"]) == (2 * rows, rows)

@@ -102,9 +102,14 @@ def source(bench: Bench, stage: StageSettings, learner: Learner, heard: Heard, p
     )  # fmt: skip
     learner.module.eval()
     try:
-        start = evaluation(bench, stage, learner, prepared)()
+        # A module that is spread over ranks keeps what its first pass gathers, and what an evaluation gathers no training
+        # can use.
+        with torch.no_grad():
+            learner.answer(heard.collate(rows[:1], 0), Want(teacher=False))
+        measured = dict(evaluation(bench, stage, learner, prepared)())
     finally:
         learner.module.train()
+    start = bench.ranks.lead(lambda: measured)
     if missing := sorted({one for one in skills if f"{METRIC}{one}" not in start}):
         raise DataError(
             f"no validation row has the skill `{missing[0]}`, so nothing can tell when it is mastered: add rows of it "

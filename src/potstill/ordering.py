@@ -102,8 +102,8 @@ def source(bench: Bench, stage: StageSettings, learner: Learner, heard: Heard, p
     )  # fmt: skip
     learner.module.eval()
     try:
-        # A module that is spread over ranks keeps what its first pass gathers, and what an evaluation gathers no training
-        # can use.
+        # A module that is spread over ranks keeps what its first pass gathers, and what an evaluation gathers no
+        # training can use.
         with torch.no_grad():
             learner.answer(heard.collate(rows[:1], 0), Want(teacher=False))
         measured = dict(evaluation(bench, stage, learner, prepared)())

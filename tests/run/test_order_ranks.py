@@ -18,7 +18,7 @@ def difficult(materials, skilled):
 
 
 def gated(materials, skilled):
-    return by_skill(materials, skilled, MASTERY, train__dropout=0.0, train__max_steps=6)
+    return by_skill(materials, skilled, MASTERY, train__dropout=0.0, train__max_steps=6, stages__0__train__dropout=0.0)
 
 
 @pytest.mark.parametrize("recipe_of", [difficult, gated])

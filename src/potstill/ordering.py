@@ -31,6 +31,7 @@ from potstill.data.order_settings import MasterySettings, ZoneSettings
 from potstill.data.prepare import Prepared
 from potstill.evaluate.skills import RightRows
 from potstill.recipe_rules import nearest
+from potstill.students.load import LoadedModel
 from potstill.train.plan import steps_to_take
 
 Curriculum = MasterySettings | ZoneSettings
@@ -70,8 +71,15 @@ def length(stage: StageSettings, rows: int) -> int:
     return train.max_steps or steps
 
 
-def source(bench: Bench, stage: StageSettings, learner: Learner, heard: Heard, prepared: Prepared) -> BatchSource:
-    """The batches of a stage, in its order.
+def source(
+    bench: Bench,
+    stage: StageSettings,
+    learner: Learner,
+    heard: Heard,
+    prepared: Prepared,
+    start: Mapping[str, float],
+) -> BatchSource:
+    """The batches of a stage, in its order. start: what `at_first` found.
 
     Raises:
         DataError: a row without the label or the skill that the order goes by, or a skill that nothing can measure.
@@ -100,16 +108,6 @@ def source(bench: Bench, stage: StageSettings, learner: Learner, heard: Heard, p
         gate=gate, skills=skills, teacher=teacher or dict.fromkeys(skills, 1.0), review=settings.review,
         group_by_length=grouped,
     )  # fmt: skip
-    learner.module.eval()
-    try:
-        # A module that is spread over ranks keeps what its first pass gathers, and what an evaluation gathers no
-        # training can use.
-        with torch.no_grad():
-            learner.answer(heard.collate(rows[:1], 0), Want(teacher=False))
-        measured = dict(evaluation(bench, stage, learner, prepared)())
-    finally:
-        learner.module.train()
-    start = bench.ranks.lead(lambda: measured)
     if missing := sorted({one for one in skills if f"{METRIC}{one}" not in start}):
         raise DataError(
             f"no validation row has the skill `{missing[0]}`, so nothing can tell when it is mastered: add rows of it "
@@ -117,6 +115,16 @@ def source(bench: Bench, stage: StageSettings, learner: Learner, heard: Heard, p
         )
     found.heed(Progress(0, 1, metrics=start))
     return found
+
+
+def at_first(bench: Bench, stage: StageSettings, made: LoadedModel, prepared: Prepared) -> Mapping[str, float]:
+    """What the student knows before it learns, where the order goes by that. To be asked before the module is spread
+    over ranks: what a spread one gathers in an evaluation no training can use."""
+    if stage.order is None or stage.order.curriculum is None:
+        return {}
+    made.module.eval()
+    measured = dict(evaluation(bench, stage, Learner(made.module, assemble.forward(made.module)), prepared)())
+    return bench.ranks.lead(lambda: measured)
 
 
 def evaluation(

@@ -84,9 +84,10 @@ def learn(
     if stage.student.freeze:
         freeze(made.module, stage.student.freeze)
     set_dropout(made.module, settings.dropout)
+    start = ordering.at_first(bench, stage, made, prepared)
     module, answer = bench.ranks.spread(made.module, outputs)
     learner = ordering.Learner(module, answer)
-    source = ordering.source(bench, stage, learner, heard, prepared)
+    source = ordering.source(bench, stage, learner, heard, prepared, start)
     same_tokenizer(bench, stage.teacher, made.tokenizer)
     voice = {"teacher": heard.teacher.voice.teacher} if stage.teacher and stage.teacher.urls and heard.teacher else {}
     plan = TrainPlan(

@@ -42,6 +42,7 @@ FLOORS = {
     "vocabularies": 4.8,
     "replay": 4.7,
     "elsewhere": 4.7,
+    "ordering": 5.2,
     "stage": 5.5,
     "measure": 5.5,
     "publish": 5.5,
@@ -62,7 +63,8 @@ TORCH_FREE = [
     *(f"{room}.settings" for room in ("data", "students", "objectives", "teachers", "train", "evaluate", "export")),
     *("cluster.settings", "cluster.job", "cluster.supervise", "cluster.member"),
     *("config", "recipe_rules", "recipe_text", "recipe_names", "recipe_faults", "recipe_overrides", "recipe_yaml"),
-    *("recipe_writing", "teachers.endpoint_settings"),
+    *("recipe_writing", "recipe_order", "teachers.endpoint_settings"),
+    *("data.order_settings", "data.curriculum.graph", "data.difficulty.schedule"),
     *("teachers.forms", "teachers.framing", "students.shape", "traffic", "estimate"),
     *("recipes.catalogue", "redaction", "environment", "cli.main", "cli.summary"),
 ]

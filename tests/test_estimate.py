@@ -56,7 +56,7 @@ def test_what_only_the_data_tells_is_unknown():
     assert one.steps == 5
 
 
-@pytest.mark.parametrize("name", ["classifier", "half-decoder"])
+@pytest.mark.parametrize("name", ["classifier", "curriculum", "da-kd", "half-decoder"])
 def test_the_shipped_recipes(name):
     stages = estimate(load_recipe(name))
     assert stages[-1].name == "student"
@@ -70,3 +70,17 @@ def test_decoding():
     assert decode_ceiling(shape, 15e9) == pytest.approx(15e9 / (4 * 134.5e6), rel=0.01)
     with pytest.raises(InputError, match="above 0"):
         decode_ceiling(shape, 0)
+
+
+def test_difficulty_costs_fewer_steps_and_its_scoring():
+    """100 rows in 4 passes of 100, 85, 50 and 15 of them: 13 + 11 + 7 + 2 batches of 8; three readings by the student
+    and one by the teacher."""
+    order = {"difficulty": {"passes": 4}}
+    (one,) = estimate(recipe(order=order, train={"per_device_train_batch_size": 8}))
+    body, table = 30 * 3_538_944, 49_152 * 576
+    assert one.steps == 33
+    assert one.scoring_flops == 2 * 100 * 64 * (3 * (body // 2 + table) + body + table)
+    assert one.flops == 33 * (one.student_flops + one.teacher_flops) + one.scoring_flops
+    (plain,) = estimate(recipe(train={"num_train_epochs": 4, "per_device_train_batch_size": 8}))
+    assert plain.scoring_flops == 0
+    assert plain.steps == 52

@@ -120,11 +120,13 @@ def install_probe(bench: Bench, module: nn.Module, prepared: Prepared) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """Whoever comments on a stage's batches, the batches as it can comment on them, and what of it is left out."""
+    """Whoever comments on a stage's batches, the batches as it can comment on them, and what of it is left out.
+    members: those it is made of, live, each with the data under its own tokenizer."""
 
     teacher: Teacher | None
     collate: Collate
     left_out: Sequence[Mapping[str, Any]] = ()
+    members: Sequence[tuple[Teacher, Prepared]] = ()
 
 
 def teacher(bench: Bench, stage: StageSettings, made: LoadedModel, prepared: Prepared, place: Path) -> Heard:
@@ -175,7 +177,8 @@ def teacher(bench: Bench, stage: StageSettings, made: LoadedModel, prepared: Pre
         far = remembered(bench, far, prepared, place) if settings.cache else far
         speakers.append(bridged(way, far, teacher=own_vocabulary, student=own_vocabulary))
     left_out = measured(bench.say, speakers, lambda: polled(bench, plain_batches(bench, rows, prepared.collate)))
-    return Heard(together(stage, speakers, weights, rows), compared(prepared.collate, speakers), left_out)
+    live = [*zip(members, read, strict=True), *([(elsewhere, prepared)] if elsewhere is not None else [])]
+    return Heard(together(stage, speakers, weights, rows), compared(prepared.collate, speakers), left_out, live)
 
 
 def elsewhere(bench: Bench, stage: StageSettings, rows: Sequence[Encoded], prepared: Prepared, place: Path) -> Teacher:

@@ -11,10 +11,12 @@ from pydantic_core import PydanticCustomError
 from potstill import recipe_rules as rules
 from potstill.core.settings import Settings
 from potstill.core.task import Task
+from potstill.data.order_settings import OrderSettings
 from potstill.data.settings import DataSettings
 from potstill.evaluate.settings import EvaluateSettings
 from potstill.export.settings import ExportSettings
 from potstill.objectives.settings import ObjectiveSettings
+from potstill.recipe_order import order_rules
 from potstill.recipe_rules import Contradiction
 from potstill.students.settings import StudentSettings
 from potstill.teachers.settings import TeacherSettings
@@ -38,7 +40,8 @@ def refuse(found: Sequence[Contradiction]) -> None:
 class StageSettings(Settings):
     """One training: a student, perhaps a teacher, an objective, a length. Its product is called `stage:NAME`.
 
-    use: `labelled` keeps the rows that have a label, `all` takes the unlabelled ones too.
+    order: which rows are learnt from when, where not every row in every pass. use: `labelled` keeps the rows that have
+    a label, `all` takes the unlabelled ones too.
     """
 
     name: Annotated[str, Field(pattern=STAGE_NAME, description="lower case letters, digits and -, at most 40")]
@@ -46,6 +49,7 @@ class StageSettings(Settings):
     teacher: TeacherSettings | None = None
     objective: ObjectiveSettings = ObjectiveSettings()
     train: TrainSettings = TrainSettings()
+    order: OrderSettings | None = None
     use: Literal["labelled", "all"] = "all"
 
     @model_validator(mode="after")
@@ -58,8 +62,10 @@ class StageSettings(Settings):
 class Recipe(Settings):
     """A run. `stages` come first, in order; the block of student, teacher, objective and train is the last one.
 
-    controls: the same student without the teacher, at equal steps (`labels`), the same student as initialised
-    (`untrained`), and TF-IDF with logistic regression (`tfidf`): what the taught student must be held against.
+    order: which rows the last stage learns from when, where not every row in every pass. controls: the same student
+    without the teacher, in plain passes at equal steps (`labels`), the same student as
+    initialised (`untrained`), and TF-IDF with logistic regression (`tfidf`): what the taught student must be held
+    against.
     """
 
     version: Literal[1] = 1
@@ -77,6 +83,7 @@ class Recipe(Settings):
     teacher: TeacherSettings | None = None
     objective: ObjectiveSettings = ObjectiveSettings()
     train: TrainSettings = TrainSettings()
+    order: OrderSettings | None = None
     evaluate: EvaluateSettings = EvaluateSettings()
     export: ExportSettings = ExportSettings()
     controls: tuple[Control, ...] = ()
@@ -85,7 +92,12 @@ class Recipe(Settings):
     def final(self) -> StageSettings:
         """The last stage, under the name `student`."""
         return StageSettings(
-            name="student", student=self.student, teacher=self.teacher, objective=self.objective, train=self.train
+            name="student",
+            student=self.student,
+            teacher=self.teacher,
+            objective=self.objective,
+            train=self.train,
+            order=self.order,
         )
 
     def settled(self, bf16: Mapping[str, bool]) -> Recipe:
@@ -114,6 +126,7 @@ class Recipe(Settings):
                 *(found for stage in stages for found in rules.route_rules(self.data, stage)),
                 *(found for stage in stages for found in rules.state_rules(self.task, stage)),
                 *(found for stage in stages for found in rules.store_rules(self.task, stage)),
+                *(found for stage in stages for found in order_rules(self.task, self.data, stage)),
                 *rules.data_rules(self.task, self.data),
                 *rules.label_rules(self.task, self.data, stages),
                 *rules.name_rules(self.name),

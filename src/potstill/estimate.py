@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from potstill.config import Recipe, StageSettings
 from potstill.core.errors import InputError
+from potstill.data.difficulty.schedule import batches
 from potstill.data.settings import DataSettings
 from potstill.students.shape import ModelShape, shape_of, student_shape
 from potstill.traffic import Price, Reason, StepShape, chosen, price, prices
@@ -24,7 +25,8 @@ FP32, TRAINED = 4, 16
 @dataclass(frozen=True, slots=True)
 class StageEstimate:
     """One training. None is what only the data can tell. student_flops, teacher_flops: of one step. asked_steps: steps
-    in which the teacher is asked; fewer than all where its answers are kept.
+    in which the teacher is asked; fewer than all where its answers are kept. scoring_flops: of all readings that only
+    tell how hard the rows are.
 
     wire: bytes of one step of one teacher in each form, for language models; form: the one that is kept, or would be
     chosen, and why. store_bytes: of the signals that are kept, at most.
@@ -39,6 +41,7 @@ class StageEstimate:
     student_parameters: int
     student_flops: int
     teacher_flops: int
+    scoring_flops: int | None
     memory_bytes: int
     disk_bytes: int
     wire: tuple[Price, ...]
@@ -52,10 +55,10 @@ class StageEstimate:
 
     @property
     def flops(self) -> int | None:
-        """Of the whole training, teacher included."""
-        if self.steps is None or self.asked_steps is None:
+        """Of the whole training, teacher and scoring included."""
+        if self.steps is None or self.asked_steps is None or self.scoring_flops is None:
             return None
-        return self.steps * self.student_flops + self.asked_steps * self.teacher_flops
+        return self.steps * self.student_flops + self.asked_steps * self.teacher_flops + self.scoring_flops
 
 
 def estimate(recipe: Recipe) -> list[StageEstimate]:
@@ -89,6 +92,7 @@ def _stage(recipe: Recipe, stage: StageSettings, shapes: Mapping[str, ModelShape
         student_parameters=weights,
         student_flops=6 * tokens * _met(student, head),
         teacher_flops=sum(2 * tokens * _met(one, head) for one in teachers),
+        scoring_flops=_scoring(recipe, stage, student, teachers),
         memory_bytes=TRAINED * weights + sum(FP32 * one.parameters(head=head) for one in teachers),
         # A save holds weights and both moments; the product and the export hold weights.
         disk_bytes=(3 * FP32 * (train.save_total_limit + 1) + 2 * FP32) * weights + (store or 0),
@@ -123,9 +127,25 @@ def _steps(recipe: Recipe, stage: StageSettings, rows: int) -> int | None:
     if train.max_steps is not None:
         return train.max_steps
     known = _rows(recipe.data)
+    if known is not None and stage.order is not None and stage.order.difficulty is not None:
+        found, size = stage.order.difficulty, train.per_device_train_batch_size
+        return max(1, batches(found.schedule, found.passes, known, size) // train.gradient_accumulation_steps)
     if known is None or train.num_train_epochs is None:
         return None
     return max(1, math.ceil(train.num_train_epochs * math.ceil(known / rows)))
+
+
+def _scoring(recipe: Recipe, stage: StageSettings, student: ModelShape, teachers: Sequence[ModelShape]) -> int | None:
+    """Forward passes of the student over all rows, before each pass of a schedule of difficulty but the first; and one
+    of the teachers, unless their answers are recorded anyway."""
+    if stage.order is None or stage.order.difficulty is None:
+        return 0
+    if (known := _rows(recipe.data)) is None:
+        return None
+    head, tokens = recipe.task != "classify", known * recipe.data.max_length
+    kept = stage.teacher is not None and stage.teacher.cache
+    asked = 0 if kept else sum(_met(one, head) for one in teachers)
+    return 2 * tokens * ((stage.order.difficulty.passes - 1) * _met(student, head) + asked)
 
 
 def _asked(recipe: Recipe, stage: StageSettings, steps: int | None, rows: int) -> int | None:
@@ -161,6 +181,7 @@ def as_json(stages: Sequence[StageEstimate]) -> list[dict[str, object]]:
             "tokens_at_most": one.tokens,
             "student_parameters": one.student_parameters,
             "flops_per_step": one.student_flops + one.teacher_flops,
+            "scoring_flops": one.scoring_flops,
             "flops": one.flops,
             "memory_bytes": one.memory_bytes,
             "disk_bytes_at_most": one.disk_bytes,

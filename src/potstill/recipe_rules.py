@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from potstill.core.names import why_no_name, why_not_below
 from potstill.core.task import Task
+from potstill.data.order_settings import OrderSettings
 from potstill.data.settings import DataSettings, SourceSettings
 from potstill.objectives.settings import ObjectiveSettings
 from potstill.students.settings import ModelSettings, StudentSettings
@@ -66,6 +67,11 @@ class Training(Protocol):
     @property
     def train(self) -> TrainSettings:
         """For how long."""
+        ...
+
+    @property
+    def order(self) -> OrderSettings | None:
+        """Which rows when; None: all of them in every pass."""
         ...
 
 
@@ -130,7 +136,11 @@ def _objective_is_used(training: Training) -> Iterable[Contradiction]:
 
 def _length_is_known(training: Training) -> Iterable[Contradiction]:
     train = training.train
-    if train.max_steps is None and train.num_train_epochs is None:
+    if training.order is not None and training.order.difficulty is not None:
+        if train.num_train_epochs is not None:
+            reason = "contradicts order.difficulty.passes, which is the length of the training: remove it"
+            yield Contradiction(("train", "num_train_epochs"), reason)
+    elif train.max_steps is None and train.num_train_epochs is None:
         yield Contradiction(("train",), "has no length; set max_steps or num_train_epochs")
 
 

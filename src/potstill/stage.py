@@ -9,11 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from potstill import assemble
+from potstill import assemble, ordering
 from potstill.bench import Bench
 from potstill.config import StageSettings
 from potstill.core.protocols import Observer
-from potstill.data.order import Batches
 from potstill.data.prepare import Prepared
 from potstill.durable import writing
 from potstill.elsewhere import looked_ahead
@@ -24,12 +23,13 @@ from potstill.students.taps import outputs
 from potstill.train.capture import load_weights
 from potstill.train.loop import train
 from potstill.train.observe import Console, LogFile
-from potstill.train.plan import TrainPlan, TrainResult, steps_to_take
+from potstill.train.plan import TrainPlan, TrainResult
 from potstill.vocabularies import refuse_other_vocabularies
 
 DONE = "stage.json"
 REJECTS = "rejects.jsonl"
 LEFT_OUT = "left-out.json"
+ORDER = "order.json"
 
 
 def run_stage(bench: Bench, stage: StageSettings, *, steps: int | None = None) -> None:
@@ -65,6 +65,7 @@ def finish(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     done = summary(bench, made, prepared, result) | {"teachers": teachers(bench, stage) if result else []}
+    done["order"] = bench.folder.read_json(f"stages/{stage.name}/{ORDER}")
     done["left_out"] = bench.folder.read_json(f"stages/{stage.name}/{LEFT_OUT}") or []
     bench.folder.write_json(f"stages/{stage.name}/{DONE}", done)
     shutil.rmtree(place / "checkpoints", ignore_errors=True)
@@ -83,11 +84,10 @@ def learn(
     if stage.student.freeze:
         freeze(made.module, stage.student.freeze)
     set_dropout(made.module, settings.dropout)
+    start = ordering.at_first(bench, stage, made, prepared)
     module, answer = bench.ranks.spread(made.module, outputs)
-    source = Batches(
-        rows, heard.collate, settings.per_device_train_batch_size, bench.recipe.seed, settings.group_by_length
-    )
-    evaluated = prepared.validation
+    learner = ordering.Learner(module, answer)
+    source = ordering.source(bench, stage, learner, heard, prepared, start)
     voice = {"teacher": heard.teacher.voice.teacher} if stage.teacher and stage.teacher.urls and heard.teacher else {}
     plan = TrainPlan(
         settings=settings,
@@ -99,21 +99,24 @@ def learn(
             "routes": assemble.route_names(stage, rows),
             **voice,
         },
-        max_steps=steps or steps_to_take(settings, len(rows)),
+        max_steps=steps or ordering.length(stage, len(rows)),
         seed=bench.recipe.seed,
         module=module,
         forward=answer,
         objective=objective,
         source=looked_ahead(bench, stage, source, heard.teacher, objective.want()),
         teacher=heard.teacher,
-        evaluate=None if evaluated is None else lambda: assemble.scores(bench, answer, prepared, evaluated),
+        evaluate=None if prepared.validation is None else ordering.evaluation(bench, stage, learner, prepared),
         head=names_of(module, "head"),
         companion=companion,
         resume_command=f"potstill resume {bench.folder.root}",
         ranks=bench.ranks,
     )
     observers: list[Observer] = [Console(), LogFile(bench.folder.root / "log.txt")] if bench.ranks.leads else []
-    return train(plan, flag=bench.stop, observers=observers)
+    result = train(plan, flag=bench.stop, observers=observers)
+    if stage.order is not None:
+        bench.ranks.lead(lambda: bench.folder.write_json(f"stages/{stage.name}/{ORDER}", ordering.account(source)))
+    return result
 
 
 def set_dropout(module: nn.Module, probability: float | None) -> None:

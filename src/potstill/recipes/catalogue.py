@@ -20,6 +20,16 @@ RECIPES: dict[str, Row] = {
         line="57-way subject of a question: MiniLM-L6 fine-tuned, then one of its blocks taught on unlabelled rows",
         paper="Hinton, Vinyals and Dean 2015, arXiv 1503.02531; layers copied as in DistilBERT, arXiv 1910.01108",
     ),
+    "curriculum": Row(
+        file="curriculum.yaml",
+        line="three skills of arithmetic, the third of which opens when the other two are mastered",
+        paper="Pedagogically-Inspired Data Synthesis, ICLR 2026, arXiv 2602.12172",
+    ),
+    "da-kd": Row(
+        file="da-kd.yaml",
+        line="the classifier's task in half of the steps, on the rows that are difficult for the student",
+        paper="He et al. 2025, DA-KD, ICML 2025, PMLR 267:22379-22391",
+    ),
     "half-decoder": Row(
         file="half-decoder.yaml",
         line="SmolLM2-135M-Instruct to half of its layers, healed with forward KL and cross-entropy on English prose",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from potstill.core.errors import SignalError
 from potstill.core.progress import Progress
-from potstill.core.protocols import Observer
+from potstill.core.protocols import Heeding, Observer
 from potstill.durable import replace_file, writing
 from potstill.train.capture import (
     COMPANION,
@@ -109,9 +109,13 @@ class Running:
     kept: set[int]
 
     def notify(self, event: str, values: Mapping[str, Any]) -> None:
-        """Tell every observer."""
+        """Tell every observer; and a source that heeds it, what was measured: from here on the moment between two steps
+        is the one in which it knows."""
         now = self.standing
         progress = Progress(now.step, self.plan.max_steps, now.examples, now.tokens, dict(now.metrics))
+        if event == "evaluate" and isinstance(self.plan.source, Heeding):
+            self.plan.source.heed(progress)
+            self.before = replace(self.before, source=json.dumps(dict(self.plan.source.state())))
         for observer in self.observers:
             observer.notice(event, progress, values)
 

@@ -1,0 +1,116 @@
+"""Does the order of skills pay? Gated, by zone, shuffled and reversed, on arithmetic with a skill that needs two more.
+
+    python benchmarks/curriculum.py --seeds 0 1 2
+    python benchmarks/curriculum.py stages=[] teacher=null objective.soft_weight=0 objective.hard_weight=1 --seeds 0
+
+The second learns from the labels, and holds the student against 1 instead of a teacher.
+
+The teacher of the recipe `curriculum` is trained once, under the first seed, on shuffled rows, and teaches every arm of
+every seed; a seed decides the student's fresh weights and the order of its rows. Each arm is an ordinary run in
+runs/curriculum/ARM-seed-N, so a stopped benchmark goes on where it was. The measure is the number of rows read until
+every skill is at nine tenths of the teacher's on the validation rows, looked at every `train.eval_steps`; an arm that
+never gets there is counted at its whole length and marked. Beside it the accuracy on the test rows after the last step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import potstill
+from potstill.data.arithmetic import SKILLS
+from potstill.evaluate.interval import student_t
+from potstill.folder import RunFolder
+
+RESULTS = Path(__file__).parent / "results"
+PLAIN = ["controls=[]", "evaluate.cost=null", "evaluate.bootstrap=100", "train.bf16=false"]
+BAR = 0.9
+# A gate at 0 masters everything at once, which is the shuffled order, bit for bit.
+ARMS: Mapping[str, Sequence[str]] = {
+    "gated": [],
+    "shuffled": ["order.mastery.opens_at=0"],
+    "zone": ["order.mastery=null", "order.zone.slice_by=skill"],
+    "reversed": ["order.mastery.prerequisites={units: [carry], carry: [tens]}"],
+}
+
+
+def main() -> None:
+    """Run every arm of every seed, then print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/curriculum"))
+    options = parser.parse_intermixed_args()
+    teacher = options.output_dir / f"gated-seed-{options.seeds[0]}" / "stages" / "teacher"
+    found = {arm: list[dict[str, float]]() for arm in options.arms}
+    for seed in options.seeds:
+        for arm in options.arms:
+            overrides = [f"seed={seed}", *PLAIN, *options.overrides, *ARMS[arm]]
+            found[arm].append(_run(overrides, options.output_dir / f"{arm}-seed-{seed}", teacher))
+    print("\n".join([*table(found), "", *differences(found)]))
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "curriculum.json").write_text(json.dumps({"seeds": options.seeds, "arms": found}, indent=1))
+
+
+def _run(overrides: Sequence[str], folder: Path, teacher: Path) -> dict[str, float]:
+    """One arm under one seed, with a teacher that is trained already where there is one."""
+    if teacher.exists() and not (folder / "config.yaml").exists():
+        RunFolder.open(folder, potstill.load_recipe("curriculum", list(overrides)))
+        shutil.copytree(teacher, folder / "stages" / "teacher")
+    record = potstill.run("curriculum", overrides, output_dir=folder)
+    done = json.loads((folder / "stages" / "student" / "stage.json").read_text())
+    size = record.recipe["train"]["per_device_train_batch_size"]
+    curve = [row for row in record.metrics if row["arm"] == "student" and row["event"] == "evaluate"]
+    teachers = done["order"]["teacher"]
+    there = [
+        row["step"] for row in curve if all(row[f"validation.skill.{one}"] >= BAR * teachers[one] for one in SKILLS)
+    ]
+    taught = record.recipe["teacher"] is not None
+    return {
+        "rows": (there[0] if there else done["steps"]) * size,
+        "reached": float(bool(there)),
+        **{f"test.{one}": record.value(f"slice.skill.{one}.accuracy") for one in SKILLS},
+        **{
+            f"teacher.{one}": record.value(f"slice.skill.{one}.accuracy", "teacher") if taught else 1.0
+            for one in SKILLS
+        },
+    }
+
+
+def table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
+    """A row per arm, means over seeds with Student's 95 % interval where there are several."""
+    columns = ("rows", "reached", *(f"test.{one}" for one in SKILLS), *(f"teacher.{one}" for one in SKILLS))
+    lines = [f"| arm | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for arm, runs in found.items():
+        lines.append(f"| {arm} | {' | '.join(_cell([one[name] for one in runs]) for name in columns)} |")
+    return lines
+
+
+def _cell(values: Sequence[float]) -> str:
+    mean = sum(values) / len(values)
+    if len(values) < 2 or max(values) == min(values):
+        return f"{mean:.4g}"
+    return f"{mean:.4g} ± {student_t(list(values)).high - mean:.2g}"
+
+
+def differences(found: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
+    """Each order against the shuffled one, seed by seed."""
+    lines = []
+    for arm in (one for one in found if one != "shuffled" and "shuffled" in found):
+        values = [one["rows"] - two["rows"] for one, two in zip(found[arm], found["shuffled"], strict=True)]
+        shown = ", ".join(f"{value:.0f}" for value in values)
+        if len(values) < 2:
+            lines.append(f"- rows to the bar: {arm} minus shuffled: {shown} (one seed, no interval)")
+            continue
+        estimate = student_t(values)
+        interval = f"{estimate.value:.0f} [{estimate.low:.0f}, {estimate.high:.0f}]"
+        lines.append(f"- rows to the bar: {arm} minus shuffled: {interval} (seeds: {shown})")
+    return lines
+
+
+if __name__ == "__main__":
+    main()

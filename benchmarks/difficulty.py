@@ -1,0 +1,148 @@
+"""Does it pay to learn from difficult rows only? Difficulty-aware distillation (DA-KD) against all rows, one task.
+
+    python benchmarks/difficulty.py --seeds 0 1 2
+    python benchmarks/difficulty.py --seeds 0 --arms full difficult --passes 4
+
+The teacher of the recipe `da-kd` is fine-tuned once, under the first seed, and teaches every arm of every seed; a seed
+decides the student's order of rows, its draws and its dropout. Each arm is an ordinary run in
+runs/difficulty/ARM-seed-N, so a stopped benchmark goes on where it was. No checkpoint is chosen: what is measured on
+the test rows is the student after its last step. The tables go to standard output as Markdown, the numbers to
+benchmarks/results/difficulty.json.
+
+Cost is counted in passes of training over all rows: steps as they were taken, and each reading of all rows by the
+student to score them as a third of a pass (forwards only). Recorded answers make the teacher's losses free here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import potstill
+from potstill.data.difficulty.schedule import FORWARDS_OF_A_STEP
+from potstill.evaluate.interval import student_t
+from potstill.folder import RunFolder
+
+RESULTS = Path(__file__).parent / "results"
+PLAIN = ["controls=[]", "evaluate.cost=null", "evaluate.bootstrap=100", "train.eval_steps=null", "train.bf16=false"]
+BOUNDED = ["objective.divergence=bidirectional", "objective.lam=0.9"]
+KL = ["objective.divergence=forward_kl", "objective.lam=null"]
+# What each arm changes in the recipe `da-kd`. {all}: steps of all passes over all rows; {same}: as many steps as the
+# difficult arm takes; {cost}: as many as cost what the difficult arm costs, its scoring included.
+ARMS: Mapping[str, Sequence[str]] = {
+    "difficult": [*KL],
+    "full": [*KL, "order=null", "train.max_steps={all}"],
+    "same-steps": [*KL, "order=null", "train.max_steps={same}"],
+    "same-cost": [*KL, "order=null", "train.max_steps={cost}"],
+    "difficult-bounded": [*BOUNDED],
+    "full-bounded": [*BOUNDED, "order=null", "train.max_steps={all}"],
+}
+
+
+def main() -> None:
+    """Run every arm of every seed, then print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--passes", type=int, default=10)
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/difficulty"))
+    parser.add_argument("--name", default="difficulty")
+    parser.add_argument(
+        "--teacher", type=Path, help="the folder stages/teacher of a finished run, instead of a new one"
+    )
+    parser.add_argument("overrides", nargs="*")
+    options = parser.parse_intermixed_args()
+    first = options.output_dir / f"difficult-seed-{options.seeds[0]}"
+    arms = ["difficult", *(arm for arm in options.arms if arm != "difficult")]
+    found = {arm: list[dict[str, float]]() for arm in arms}
+    for seed in options.seeds:
+        sizes: dict[str, int] = {}
+        for arm in arms:
+            given = [f"seed={seed}", f"order.difficulty.passes={options.passes}", *PLAIN, *options.overrides]
+            mine = [*given, *(one.format(**sizes) for one in ARMS[arm])]
+            if "order=null" in mine:
+                mine.remove(given[1])
+            one = _run(mine, options.output_dir / f"{arm}-seed-{seed}", options.teacher or first / "stages" / "teacher")
+            if arm == "difficult":
+                every, scored = _plain_steps(one, options.passes), (options.passes - 1) / FORWARDS_OF_A_STEP
+                sizes = {
+                    "all": every,
+                    "same": int(one["steps"]),
+                    "cost": int(one["steps"] + scored * every / options.passes),
+                }
+            one["cost"] = (one["steps"] + one["scoring_steps"]) / (sizes["all"] / options.passes)
+            found[arm].append(one)
+    print("\n".join([*table(found), "", *differences(found)]))
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{options.name}.json").write_text(json.dumps({"seeds": options.seeds, "arms": found}, indent=1))
+
+
+def _run(overrides: Sequence[str], folder: Path, teacher: Path) -> dict[str, float]:
+    """One arm under one seed, with a teacher that is trained already where there is one."""
+    if teacher.exists() and not (folder / "config.yaml").exists():
+        RunFolder.open(folder, potstill.load_recipe("da-kd", list(overrides)))
+        shutil.copytree(teacher, folder / "stages" / "teacher")
+    record = potstill.run("da-kd", overrides, output_dir=folder)
+    done = json.loads((folder / "stages" / "student" / "stage.json").read_text())
+    order: Mapping[str, Any] = done["order"] or {"student_rows": 0, "seconds": 0.0}
+    rows = done["data"]["splits"]["train"]["rows"]
+    size = record.recipe["train"]["per_device_train_batch_size"]
+    return {
+        **{name: record.value(f"quality.{name}") for name in ("accuracy", "macro_f1", "nll")},
+        "agreement": record.value("agreement.top1"),
+        "kl": record.value("agreement.kl"),
+        "teacher": record.value("quality.accuracy", "teacher"),
+        "rows": rows,
+        "batch_size": size,
+        "steps": done["steps"],
+        "examples": done["examples"],
+        "scoring_steps": order["student_rows"] / size / FORWARDS_OF_A_STEP,
+        "seconds": done["seconds"],
+        "scoring_seconds": order["seconds"],
+    }
+
+
+def _plain_steps(one: Mapping[str, float], passes: int) -> int:
+    return passes * -int(-one["rows"] // one["batch_size"])
+
+
+def table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
+    """A row per arm, means over seeds with Student's 95 % interval where there are several."""
+    columns = ("steps", "cost", "accuracy", "macro_f1", "nll", "agreement", "kl", "seconds", "scoring_seconds")
+    lines = [f"| arm | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for arm, runs in found.items():
+        lines.append(f"| {arm} | {' | '.join(_cell([one[name] for one in runs]) for name in columns)} |")
+    return lines
+
+
+def _cell(values: Sequence[float]) -> str:
+    mean = sum(values) / len(values)
+    if len(values) < 2 or max(values) == min(values):
+        return f"{mean:.4g}"
+    return f"{mean:.4g} ± {student_t(list(values)).high - mean:.2g}"
+
+
+def differences(found: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
+    """The difficult arms against the others, seed by seed."""
+    pairs = [("difficult", other) for other in ("full", "same-steps", "same-cost")]
+    pairs += [("difficult-bounded", "full-bounded"), ("difficult-bounded", "difficult"), ("difficult-bounded", "full")]
+    lines = []
+    for arm, other in pairs:
+        for name in ("accuracy", "kl") if arm in found and other in found else ():
+            values = [one[name] - two[name] for one, two in zip(found[arm], found[other], strict=True)]
+            shown = ", ".join(f"{value:.4g}" for value in values)
+            if len(values) < 2:
+                lines.append(f"- {name}: {arm} minus {other}: {shown} (one seed, no interval)")
+                continue
+            estimate = student_t(values)
+            interval = f"{estimate.value:.4g} [{estimate.low:.4g}, {estimate.high:.4g}]"
+            lines.append(f"- {name}: {arm} minus {other}: {interval} (seeds: {shown})")
+    return lines
+
+
+if __name__ == "__main__":
+    main()

@@ -18,7 +18,7 @@ from potstill.objectives.settings import ObjectiveSettings
 from potstill.recipe_rules import Contradiction
 from potstill.students.settings import StudentSettings
 from potstill.teachers.settings import TeacherSettings
-from potstill.train.settings import TrainSettings
+from potstill.train.settings import RolloutSettings, TrainSettings
 
 Control = Literal["labels", "untrained", "tfidf"]
 RECIPE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
@@ -38,7 +38,8 @@ def refuse(found: Sequence[Contradiction]) -> None:
 class StageSettings(Settings):
     """One training: a student, perhaps a teacher, an objective, a length. Its product is called `stage:NAME`.
 
-    use: `labelled` keeps the rows that have a label, `all` takes the unlabelled ones too.
+    use: `labelled` keeps the rows that have a label, `all` takes the unlabelled ones too. rollout: learn from text that
+    the student writes during the training, too.
     """
 
     name: Annotated[str, Field(pattern=STAGE_NAME, description="lower case letters, digits and -, at most 40")]
@@ -46,6 +47,7 @@ class StageSettings(Settings):
     teacher: TeacherSettings | None = None
     objective: ObjectiveSettings = ObjectiveSettings()
     train: TrainSettings = TrainSettings()
+    rollout: RolloutSettings | None = None
     use: Literal["labelled", "all"] = "all"
 
     @model_validator(mode="after")
@@ -77,6 +79,7 @@ class Recipe(Settings):
     teacher: TeacherSettings | None = None
     objective: ObjectiveSettings = ObjectiveSettings()
     train: TrainSettings = TrainSettings()
+    rollout: RolloutSettings | None = None
     evaluate: EvaluateSettings = EvaluateSettings()
     export: ExportSettings = ExportSettings()
     controls: tuple[Control, ...] = ()
@@ -85,7 +88,12 @@ class Recipe(Settings):
     def final(self) -> StageSettings:
         """The last stage, under the name `student`."""
         return StageSettings(
-            name="student", student=self.student, teacher=self.teacher, objective=self.objective, train=self.train
+            name="student",
+            student=self.student,
+            teacher=self.teacher,
+            objective=self.objective,
+            train=self.train,
+            rollout=self.rollout,
         )
 
     def settled(self, bf16: Mapping[str, bool]) -> Recipe:
@@ -114,6 +122,7 @@ class Recipe(Settings):
                 *(found for stage in stages for found in rules.route_rules(self.data, stage)),
                 *(found for stage in stages for found in rules.state_rules(self.task, stage)),
                 *(found for stage in stages for found in rules.store_rules(self.task, stage)),
+                *(found for stage in stages for found in rules.rollout_rules(self.task, self.data, stage)),
                 *rules.data_rules(self.task, self.data),
                 *rules.label_rules(self.task, self.data, stages),
                 *rules.artefact_rules(self.export.name),

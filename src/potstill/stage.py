@@ -17,6 +17,7 @@ from potstill.data.order import Batches
 from potstill.data.prepare import Prepared
 from potstill.durable import writing
 from potstill.elsewhere import looked_ahead, same_tokenizer
+from potstill.onpolicy import ORIGINS, Learner, listening, record_origins, rolled_out
 from potstill.students.freeze import freeze, names_of
 from potstill.students.load import LoadedModel
 from potstill.students.save import save_model
@@ -65,6 +66,8 @@ def finish(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     done = summary(bench, made, prepared, result) | {"teachers": teachers(bench, stage) if result else []}
+    if (origins := bench.folder.read_json(f"stages/{stage.name}/{ORIGINS}")) is not None:
+        done["rollout"] = origins
     done["left_out"] = bench.folder.read_json(f"stages/{stage.name}/{LEFT_OUT}") or []
     bench.folder.write_json(f"stages/{stage.name}/{DONE}", done)
     shutil.rmtree(place / "checkpoints", ignore_errors=True)
@@ -87,7 +90,10 @@ def learn(
     source = Batches(
         rows, heard.collate, settings.per_device_train_batch_size, bench.recipe.seed, settings.group_by_length
     )
-    evaluated = prepared.validation
+    evaluated, max_steps = prepared.validation, steps or steps_to_take(settings, len(rows))
+    evaluate = None if evaluated is None else lambda: assemble.scores(bench, answer, prepared, evaluated)
+    learner = Learner(made, module, answer, evaluate)
+    drawn = rolled_out(bench, stage, source, rows, learner, batches=max_steps * settings.gradient_accumulation_steps)
     same_tokenizer(bench, stage.teacher, made.tokenizer)
     voice = {"teacher": heard.teacher.voice.teacher} if stage.teacher and stage.teacher.urls and heard.teacher else {}
     plan = TrainPlan(
@@ -100,21 +106,23 @@ def learn(
             "routes": assemble.route_names(stage, rows),
             **voice,
         },
-        max_steps=steps or steps_to_take(settings, len(rows)),
+        max_steps=max_steps,
         seed=bench.recipe.seed,
         module=module,
         forward=answer,
         objective=objective,
-        source=looked_ahead(bench, stage, source, heard.teacher, objective.want()),
+        source=looked_ahead(bench, stage, drawn, heard.teacher, objective.want()),
         teacher=heard.teacher,
-        evaluate=None if evaluated is None else lambda: assemble.scores(bench, answer, prepared, evaluated),
+        evaluate=evaluate,
         head=names_of(module, "head"),
         companion=companion,
         resume_command=f"potstill resume {bench.folder.root}",
         ranks=bench.ranks,
     )
     observers: list[Observer] = [Console(), LogFile(bench.folder.root / "log.txt")] if bench.ranks.leads else []
-    return train(plan, flag=bench.stop, observers=observers)
+    result = train(plan, flag=bench.stop, observers=[*observers, *listening(drawn)])
+    record_origins(bench, stage, drawn)
+    return result
 
 
 def set_dropout(module: nn.Module, probability: float | None) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from potstill.core.errors import NumbersError
 from potstill.core.shapes import MaskBL, TokensBL
@@ -49,6 +50,13 @@ def continued(
     finally:
         module.train(training)
     return [_ended(row, sampling.ends) for row in new_BN.tolist()]
+
+
+def ends_of(module: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokens at which a text ends, by the model's generation settings, else its tokenizer's."""
+    found = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
+    found = tokenizer.eos_token_id if found is None else found
+    return frozenset([found] if isinstance(found, int) else found or ())
 
 
 def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[TokensBL, MaskBL]:

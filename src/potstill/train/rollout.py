@@ -94,7 +94,8 @@ class Rollouts:
             chosen = np.argsort(random.random_raw(len(self._buffer)), kind="stable")[: len(batch.ids)]
             return written_batch([self._buffer[int(index)][0] for index in chosen])
         rows = self._written(batch, seed >> 1)  # torch takes seeds of 63 bits
-        self._buffer.extend((row, _packed(row)) for row in rows)
+        if self._settings.adaptive is not None:
+            self._buffer.extend((row, _packed(row)) for row in rows)
         return written_batch(rows)
 
     def _origin(self, drawn: float) -> Origin:

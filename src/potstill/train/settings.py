@@ -88,7 +88,9 @@ class RolloutSettings(Settings):
     def one_rule(self) -> "RolloutSettings":
         """Two rules contradict; none leaves open how often the student writes."""
         if self.lmbda is not None and self.adaptive is not None:
-            raise ValueError("lmbda and adaptive contradict each other: a fixed share, or a scheduler; keep one of them")
+            raise ValueError(
+                "lmbda and adaptive contradict each other: a fixed share, or a scheduler; keep one of them"
+            )
         if self.lmbda is None and self.adaptive is None:
             raise ValueError("how often the student writes is not said: set lmbda (such as 0.5), or adaptive: {}")
         return self

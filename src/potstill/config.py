@@ -15,6 +15,7 @@ from potstill.data.settings import DataSettings
 from potstill.evaluate.settings import EvaluateSettings
 from potstill.export.settings import ExportSettings
 from potstill.objectives.settings import ObjectiveSettings
+from potstill.recipe_rollout import rollout_rules
 from potstill.recipe_rules import Contradiction
 from potstill.students.settings import StudentSettings
 from potstill.teachers.settings import TeacherSettings
@@ -122,7 +123,7 @@ class Recipe(Settings):
                 *(found for stage in stages for found in rules.route_rules(self.data, stage)),
                 *(found for stage in stages for found in rules.state_rules(self.task, stage)),
                 *(found for stage in stages for found in rules.store_rules(self.task, stage)),
-                *(found for stage in stages for found in rules.rollout_rules(self.task, self.data, stage)),
+                *(found for stage in stages for found in rollout_rules(self.task, self.data, stage)),
                 *rules.data_rules(self.task, self.data),
                 *rules.label_rules(self.task, self.data, stages),
                 *rules.artefact_rules(self.export.name),

@@ -1,9 +1,9 @@
 """On-policy batches: a batch source around another one, so that the loop does not know who wrote a text.
 
 The student goes on from the prompts of a batch (nothing is differentiated through the sampling), and the batch then
-has a weight on its own tokens alone. How often is a fixed share (GKD, Agarwal et al. 2023, arXiv:2306.13649, algorithm 1) or
-DistiLLM's scheduler with a replay buffer (`offpolicy`). Every random number follows from the seed and the number of the
-batch, and the state is a JSON value: a training that goes on draws and writes what it would have.
+has a weight on its own tokens alone. How often is a fixed share (GKD, Agarwal et al. 2023, arXiv:2306.13649, algorithm
+1) or DistiLLM's scheduler with a replay buffer (`offpolicy`). Every random number follows from the seed and the number
+of the batch, and the state is a JSON value: a training that goes on draws and writes what it would have.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def test_padding_stands_on_the_left():
     assert attention.tolist() == [[True, True, True], [False, False, True]]
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen2", "gemma3"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen2", "gemma3_text"])
 def test_near_temperature_zero_every_token_is_the_likeliest_after_its_own_text(kind):
     module = model(kind)
     sampling = Sampling(temperature=1e-5, max_new_tokens=6, entries=entries(module))

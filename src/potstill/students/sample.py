@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -77,7 +78,7 @@ def _sampled(
     sampling: Sampling,
     draw: torch.Generator,
     poll: Callable[[], None],
-) -> TokensBL:
+) -> Int[Tensor, "B N"]:
     takes = frozenset(inspect.signature(module.forward).parameters)
     rows, step_BL = len(tokens_BL), tokens_BL
     # Padding is no position: each row counts its own tokens.
@@ -99,7 +100,7 @@ def _sampled(
     return torch.cat(new, dim=1)
 
 
-def _drawn(logits_BV: Tensor, temperature: float, draw: torch.Generator) -> Tensor:
+def _drawn(logits_BV: Float[Tensor, "B V"], temperature: float, draw: torch.Generator) -> Int[Tensor, "B 1"]:
     # NaN anywhere, an infinity, or no mass at all: each shows in the log-sum of its row.
     if not torch.isfinite(logits_BV.logsumexp(-1)).all():
         raise NumbersError(

@@ -35,7 +35,7 @@ from potstill.train.rollout import WrittenRow, written_batch
 
 HERE = Path(__file__).parent
 RECIPE, RUNS = HERE / "on_policy.yaml", Path("runs/on-policy")
-PROMPT, NEW, PROMPTS, ROWS = 16, 48, 64, 16
+PROMPT, NEW, PROMPTS, ROWS = 16, 32, 32, 16
 ROLLOUT = {"prompt_tokens": PROMPT, "max_new_tokens": NEW}
 
 
@@ -70,7 +70,7 @@ def main() -> None:
     """Warm up, run every arm with every seed, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=12)
     options = parser.parse_args()
     potstill.run(RECIPE, output_dir=RUNS / "warm")
     student, teacher = _load(RUNS / "warm" / "model"), _load("packaged:smollm2-135m-instruct")
@@ -95,7 +95,7 @@ def overrides(arm: Arm, seed: int, steps: int) -> list[str]:
         "student": {"model_name_or_path": str(RUNS / "warm" / "model"), "freeze": ["embeddings"]},
         "objective": arm.objective,
         "train.max_steps": steps,
-        "train.eval_steps": 10,
+        "train.eval_steps": 6,
         "train.learning_rate": 3e-4,
     }
     if arm.rollout is not None:

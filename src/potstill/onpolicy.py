@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -15,6 +16,7 @@ from potstill.core.protocols import BatchSource, Forward, Observer
 from potstill.data.encoded import Encoded
 from potstill.students.load import LoadedModel
 from potstill.students.sample import Sampling, continued, ends_of
+from potstill.students.taps import outputs
 from potstill.train.determinism import random_state, restore_random_state
 from potstill.train.rollout import Rollouts
 from potstill.train.settings import RolloutSettings
@@ -26,26 +28,26 @@ ORIGINS = "rollout.json"
 @dataclass(frozen=True, slots=True)
 class Learner:
     """Who writes. module, answer: what is trained and its forward, where `made.module` may stay behind at the first
-    weights (several ranks). evaluate: on the validation rows, None without any."""
+    weights (several ranks). score: of a forward on the validation rows, None without any."""
 
     made: LoadedModel
     module: nn.Module
     answer: Forward
-    evaluate: Callable[[], Mapping[str, float]] | None
+    score: Callable[[Forward], Mapping[str, float]] | None
 
     def whole(self) -> nn.Module:
         """The student as it stands, in this process."""
         return refreshed(self.module, self.answer, self.made.module)
 
-    def loss(self) -> float:
-        """On the validation rows; training mode and random numbers are as they were."""
-        assert self.evaluate is not None, "a recipe with an adaptive rollout has validation rows"
-        before = random_state()
-        self.module.eval()
+    def loss(self, module: nn.Module) -> float:
+        """Of the whole student on the validation rows; its mode and the random numbers are as they were."""
+        assert self.score is not None, "a recipe with an adaptive rollout has validation rows"
+        before, training = random_state(), module.training
+        module.eval()
         try:
-            return float(self.evaluate()["loss"])
+            return float(self.score(partial(outputs, module))["loss"])
         finally:
-            self.module.train()
+            module.train(training)
             restore_random_state(before)
 
 
@@ -72,8 +74,8 @@ def rolled_out(
         return bench.ranks.lead(lambda: continued(module, prompts, sampling, seed=seed, poll=bench.stop.check))
 
     def measure() -> float:
-        found = learner.loss()
-        return bench.ranks.lead(lambda: found)
+        module = learner.whole()
+        return bench.ranks.lead(lambda: learner.loss(module))
 
     return Rollouts(source, write, settings, seed=bench.recipe.seed, batches=batches, measure=measure)
 

@@ -91,8 +91,8 @@ def learn(
         rows, heard.collate, settings.per_device_train_batch_size, bench.recipe.seed, settings.group_by_length
     )
     evaluated, max_steps = prepared.validation, steps or steps_to_take(settings, len(rows))
-    evaluate = None if evaluated is None else lambda: assemble.scores(bench, answer, prepared, evaluated)
-    learner = Learner(made, module, answer, evaluate)
+    score = None if evaluated is None else lambda one: assemble.scores(bench, one, prepared, evaluated)
+    learner = Learner(made, module, answer, score)
     drawn = rolled_out(bench, stage, source, rows, learner, batches=max_steps * settings.gradient_accumulation_steps)
     same_tokenizer(bench, stage.teacher, made.tokenizer)
     voice = {"teacher": heard.teacher.voice.teacher} if stage.teacher and stage.teacher.urls and heard.teacher else {}
@@ -113,7 +113,7 @@ def learn(
         objective=objective,
         source=looked_ahead(bench, stage, drawn, heard.teacher, objective.want()),
         teacher=heard.teacher,
-        evaluate=evaluate,
+        evaluate=None if score is None else lambda: score(answer),
         head=names_of(module, "head"),
         companion=companion,
         resume_command=f"potstill resume {bench.folder.root}",

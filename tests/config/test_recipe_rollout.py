@@ -68,7 +68,7 @@ def test_only_language_models_write():
     found = faults(CLASSIFY, "rollout={lmbda: 0.5}")
     assert "only for task causal-lm" in found["rollout"].reason
     found = faults(CLASSIFY, "stages.0.rollout={lmbda: 0.5}")
-    assert "only for task causal-lm" in found["stages.0.rollout"].reason
+    assert "needs a teacher" in found["stages.0.rollout"].reason, "the tutor learns from labels"
 
 
 def test_a_misspelt_setting_is_named():

@@ -11,7 +11,11 @@ from potstill.students import sample
 from tests.run.test_ranks import Launch, same
 from tests.run.test_ranks import lines as all_lines
 from tests.run.test_stop import Process, losses, product
+from tests.run.test_teacher_elsewhere import elsewhere
 from tests.run.tiny_recipe import language_model, write_recipe, write_rows
+from tests.teachers.served import remote
+from tests.train.test_rollout import WAYS, OnPolicy
+from tests.train.tiny_run import curve, digest
 
 GKD = {"lmbda": 0.5, "prompt_tokens": 4, "max_new_tokens": 6}
 DISTILLM = {
@@ -105,6 +109,18 @@ def test_two_ranks_learn_from_the_text_of_one(materials, tmp_path, rollout):
     assert two.ends() == 0, two.said
     same(all_lines(tmp_path / "one" / "run"), all_lines(tmp_path / "two" / "run"))
     assert origins(tmp_path / "one") == origins(tmp_path / "two")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_teacher_elsewhere_comments_on_it_as_one_here(tmp_path, way):
+    here = OnPolicy(tmp_path / "here", WAYS[way])
+    here.run()
+    with elsewhere(tmp_path) as served:
+        there = OnPolicy(tmp_path / "there", WAYS[way], teacher=remote(served.http, tmp_path))
+        there.run()
+    assert digest(there.module) == digest(here.module)
+    assert curve(tmp_path / "there") == curve(tmp_path / "here")
+    assert there.source.counts["written"] > 0
 
 
 def test_an_empty_prompt_is_refused_before_the_first_step(materials, tmp_path):

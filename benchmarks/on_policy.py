@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,20 +24,27 @@ from typing import Any
 
 import torch
 
-import potstill
+from potstill.config import Recipe
+from potstill.core.batch import Batch
+from potstill.core.signal import Want
+from potstill.data.collate import collate
+from potstill.data.encoded import Encoded
 from potstill.data.prepare import prepare
 from potstill.divergences.catalogue import DIVERGENCES
 from potstill.evaluate.interval import student_t
 from potstill.onpolicy import ends
 from potstill.recipe_yaml import load_recipe
+from potstill.stage import run_stage
+from potstill.still import opened
 from potstill.students.load import LoadedModel, load_model
 from potstill.students.sample import Sampling, continued
 from potstill.students.settings import ModelSettings
+from potstill.students.taps import outputs
 from potstill.train.rollout import WrittenRow, written_batch
 
 HERE = Path(__file__).parent
 RECIPE, RUNS = HERE / "on_policy.yaml", Path("runs/on-policy")
-PROMPT, NEW, PROMPTS, ROWS = 16, 32, 32, 16
+PROMPT, NEW, PROMPTS, ROWS = 16, 32, 32, 8
 ROLLOUT = {"prompt_tokens": PROMPT, "max_new_tokens": NEW}
 
 
@@ -72,27 +81,31 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=12)
     options = parser.parse_args()
-    potstill.run(RECIPE, output_dir=RUNS / "warm")
-    student, teacher = _load(RUNS / "warm" / "model"), _load("packaged:smollm2-135m-instruct")
-    cost = student.record.parameters / (teacher.record.parameters + 3 * student.record.parameters)
+    warm = trained("warm", load_recipe(RECIPE))
+    teacher = _load("packaged:smollm2-135m-instruct")
+    recipe = load_recipe(RECIPE)
+    test = prepare(recipe.data, teacher.tokenizer, recipe.task, recipe.seed).test
+    assert test is not None
+    rows = test.encoded[:PROMPTS]
+    learner = _load(warm).record.parameters
+    cost = learner / (teacher.record.parameters + 3 * learner)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in ("warm", *ARMS)}
-    found["warm"].append(measured("warm", teacher))
+    found["warm"].append(measured(warm, teacher, rows))
     for seed in options.seeds:
         for name, arm in ARMS.items():
-            steps = int(options.steps / (1 + arm.written * cost))
-            folder, started = RUNS / f"{name}-{seed}", time.perf_counter()
-            potstill.run(RECIPE, overrides(arm, seed, steps), output_dir=folder)
-            found[name].append({"seed": seed, "steps": steps, **measured(f"{name}-{seed}", teacher)})
+            steps, started = int(options.steps / (1 + arm.written * cost)), time.perf_counter()
+            model = trained(f"{name}-{seed}", load_recipe(RECIPE, overrides(arm, warm, seed, steps)))
+            found[name].append({"seed": seed, "steps": steps, **measured(model, teacher, rows)})
             print(f"{name} {seed}: {time.perf_counter() - started:.0f} s {found[name][-1]}", flush=True)
         write(found, options.steps, cost)
     print("\n".join([*table(found, cost), "", *claims(found)]))
 
 
-def overrides(arm: Arm, seed: int, steps: int) -> list[str]:
+def overrides(arm: Arm, warm: Path, seed: int, steps: int) -> list[str]:
     """The warmed student, whole, on this arm's objective and text."""
     values = {
         "seed": seed,
-        "student": {"model_name_or_path": str(RUNS / "warm" / "model"), "freeze": ["embeddings"]},
+        "student": {"model_name_or_path": str(warm), "freeze": ["embeddings"]},
         "objective": arm.objective,
         "train.max_steps": steps,
         "train.eval_steps": 6,
@@ -103,40 +116,56 @@ def overrides(arm: Arm, seed: int, steps: int) -> list[str]:
     return [f"{name}={json.dumps(value)}" for name, value in values.items()]
 
 
-def measured(run: str, teacher: LoadedModel) -> dict[str, Any]:
-    """A finished run: on the data's text, and on what its student writes after prompts of the test rows."""
-    file = RUNS / run / "on-policy.json"
+def trained(name: str, settings: Recipe) -> Path:
+    """The model of one training, without the measures and the export that a whole run has."""
+    with opened(RUNS / name, settings, trust_remote_code=False) as bench:
+        run_stage(bench, bench.recipe.final)
+    return RUNS / name / "stages" / "student" / "model"
+
+
+def measured(model: Path, teacher: LoadedModel, rows: Sequence[Encoded]) -> dict[str, Any]:
+    """A trained student: on the data's text, and on what it writes after the prompts of the same rows."""
+    file = model.parent / "on-policy.json"
     if not file.exists():
-        record = potstill.report_run(RUNS / run)
-        quality = {"perplexity": record.value("quality.perplexity"), "kl": record.value("agreement.kl")}
-        stage = json.loads((RUNS / run / "stages" / "student" / "stage.json").read_text())
-        spent = {"tokens": stage["tokens"], "seconds": stage["seconds"], "rollout": stage.get("rollout")}
-        file.write_text(json.dumps({**quality, **own_text(_load(RUNS / run / "model"), teacher), **spent}))
+        student, sums = _load(model), Counter[str]()
+        for start in range(0, len(rows), ROWS):
+            some = rows[start : start + ROWS]
+            data = collate(some, pad_id=0, task="causal-lm")
+            sums.update(_sums("", data, student, teacher))
+            sums.update(_sums("own_", _own_text(some, student, seed=start), student, teacher))
+        found = {
+            "perplexity": math.exp(sums["loss"] / sums["tokens"]),
+            "kl": sums["forward_kl"] / sums["tokens"],
+            "own_forward": sums["own_forward_kl"] / sums["own_tokens"],
+            "own_reverse": sums["own_reverse_kl"] / sums["own_tokens"],
+        }
+        stage = json.loads((model.parent / "stage.json").read_text())
+        spent = {name: stage.get(name) for name in ("tokens", "seconds", "rollout")}
+        file.write_text(json.dumps({**found, **spent}))
     return json.loads(file.read_text())
 
 
-def own_text(student: LoadedModel, teacher: LoadedModel) -> dict[str, float]:
-    """Both KLs, mean over the tokens that the student writes at temperature 1; every student gets the same prompts."""
-    recipe = load_recipe(RECIPE)
-    rows = prepare(recipe.data, student.tokenizer, recipe.task, recipe.seed).test.encoded[:PROMPTS]
+def _own_text(rows: Sequence[Encoded], student: LoadedModel, seed: int) -> Batch:
     sampling = Sampling(1.0, NEW, len(student.tokenizer), ends(student.module, student.tokenizer))
-    sums = torch.zeros(3, dtype=torch.float64)
-    for start in range(0, len(rows), ROWS):
-        prompts = [row.tokens[:PROMPT].tolist() for row in rows[start : start + ROWS]]
-        new = continued(student.module.eval(), prompts, sampling, seed=start)
-        batch = written_batch([WrittenRow("", (*a, *b), PROMPT) for a, b in zip(prompts, new, strict=True)])
-        chosen = batch.weights["soft"] > 0
-        ours, theirs = (_logprobs(one, batch, chosen) for one in (student, teacher))
-        for place, name in enumerate(("forward_kl", "reverse_kl")):
-            sums[place] += DIVERGENCES[name].function(theirs, ours).double().sum()
-        sums[2] += chosen.sum()
-    return {"own_forward": float(sums[0] / sums[2]), "own_reverse": float(sums[1] / sums[2])}
+    prompts = [row.tokens[:PROMPT].tolist() for row in rows]
+    new = continued(student.module, prompts, sampling, seed=seed)
+    return written_batch([WrittenRow("", (*a, *b), PROMPT) for a, b in zip(prompts, new, strict=True)])
 
 
-def _logprobs(one: LoadedModel, batch: Any, chosen: torch.Tensor) -> torch.Tensor:
+def _sums(prefix: str, batch: Batch, student: LoadedModel, teacher: LoadedModel) -> dict[str, float]:
+    chosen = batch.weights["soft"] > 0
+    ours, theirs = (_logprobs(one, batch)[chosen] for one in (student, teacher))
+    found = {name: float(DIVERGENCES[name].function(theirs, ours).sum()) for name in ("forward_kl", "reverse_kl")}
+    found["loss"] = -float(ours.gather(-1, batch.targets_BT[chosen][:, None]).sum())
+    found["tokens"] = float(chosen.sum())
+    return {f"{prefix}{name}": value for name, value in found.items()}
+
+
+def _logprobs(one: LoadedModel, batch: Batch) -> torch.Tensor:
     with torch.no_grad():
-        logits = one.module.eval()(input_ids=batch.tokens_BL, attention_mask=batch.attention_BL.long()).logits
-    return logits[chosen].float().log_softmax(-1)
+        found = outputs(one.module.eval(), batch, Want()).logits_BTV
+    assert found is not None
+    return found.float().log_softmax(-1)
 
 
 def _load(name: str | Path) -> LoadedModel:

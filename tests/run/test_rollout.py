@@ -7,7 +7,10 @@ import pytest
 import potstill
 from potstill.cli.main import main
 from potstill.core.errors import DataError
+from potstill.data.encoded import encoded_row
+from potstill.onpolicy import refuse_empty_prompts
 from potstill.students import sample
+from potstill.train.settings import RolloutSettings
 from tests.run.test_ranks import Launch, same
 from tests.run.test_ranks import lines as all_lines
 from tests.run.test_stop import Process, losses, product
@@ -123,15 +126,24 @@ def test_a_teacher_elsewhere_comments_on_it_as_one_here(tmp_path, way):
     assert there.source.counts["written"] > 0
 
 
-def test_an_empty_prompt_is_refused_before_the_first_step(materials, tmp_path):
+def test_an_empty_prompt_is_refused_where_the_row_is_read(materials, tmp_path):
     rows = [{"prompt": "w5 w6", "completion": "w7 w8"}, {"prompt": "", "completion": "w9 w10 w11"}] * 8
     recipe = language_model(materials)
     source = {"dataset_name": str(write_rows(tmp_path / "rows.jsonl", rows)), "rows": "completion"}
     recipe["data"].update(train=[source], validation=None, test=None, max_length=16)
     recipe["train"].update(eval_steps=None)
     recipe["rollout"] = {"lmbda": 1.0, "max_new_tokens": 4}
-    with pytest.raises(DataError, match="prompt"):
+    with pytest.raises(DataError, match="rows.jsonl:2: empty text: `prompt` has no characters"):
         run(tmp_path, recipe)
+
+
+def test_a_row_that_is_learnt_from_its_first_token_has_nothing_to_go_on_from():
+    """As a conversation has that the assistant opens."""
+    rows = [encoded_row(("a",), [5, 6, 7], [False, True, True]), encoded_row(("b",), [5, 6, 7])]
+    with pytest.raises(DataError, match=r"\(b\) has an empty prompt, so the student has nothing to go on from"):
+        refuse_empty_prompts(rows, RolloutSettings(lmbda=1.0))
+    refuse_empty_prompts(rows[:1], RolloutSettings(lmbda=1.0))
+    refuse_empty_prompts(rows, RolloutSettings(lmbda=1.0, prompt_tokens=2))
 
 
 def test_a_text_that_would_outgrow_a_model_is_refused(materials, tmp_path, capsys):

@@ -133,7 +133,7 @@ def test_an_empty_prompt_is_refused_where_the_row_is_read(materials, tmp_path):
     recipe["data"].update(train=[source], validation=None, test=None, max_length=16)
     recipe["train"].update(eval_steps=None)
     recipe["rollout"] = {"lmbda": 1.0, "max_new_tokens": 4}
-    with pytest.raises(DataError, match="rows.jsonl:2: empty text: `prompt` has no characters"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: empty text: `prompt` has no characters"):
         run(tmp_path, recipe)
 
 

@@ -59,7 +59,7 @@ class Arm:
 
 
 SKEW = {"divergence": "skew_kl", "alpha": 0.1}
-# Started at 0.5: in so short a training the validation loss never rises, and phi would stay at zero.
+# Started at 0.5, and with a small buffer: from 0 so short a training would hardly see any text of the student.
 ADAPTIVE = {"start": 0.5, "capacity": 16}
 ARMS = {
     "forward": Arm("Forward KL, data", {"divergence": "forward_kl"}),

@@ -86,8 +86,13 @@ def student(bench: Bench, settings: StudentSettings) -> tuple[LoadedModel, Prepa
 
 def refuse_long_rows(bench: Bench, loaded: LoadedModel) -> None:
     """A model without enough positions for the rows, or for what is timed, would fail in the middle of a run."""
-    reads, cost = positions_of(config_of(loaded.module)), bench.recipe.evaluate.cost
-    lengths = {"data.max_length": bench.recipe.data.max_length, "evaluate.cost.length": cost.length if cost else 0}
+    reads, recipe = positions_of(config_of(loaded.module)), bench.recipe
+    longest_row, cost = recipe.data.max_length, recipe.evaluate.cost
+    rollouts = [one.rollout for one in (*recipe.stages, recipe.final) if one.rollout is not None]
+    lengths = {"data.max_length": longest_row, "evaluate.cost.length": cost.length if cost else 0}
+    for one in rollouts:
+        prompt = min(longest_row, one.prompt_tokens or longest_row)
+        lengths[f"a prompt of {prompt} with rollout.max_new_tokens"] = prompt + one.max_new_tokens
     for name, longest in lengths.items():
         if reads is not None and longest > reads:
             raise DataError(

@@ -17,10 +17,11 @@ from potstill.evaluate.settings import EvaluateSettings
 from potstill.export.settings import ExportSettings
 from potstill.objectives.settings import ObjectiveSettings
 from potstill.recipe_order import order_rules
+from potstill.recipe_rollout import rollout_rules
 from potstill.recipe_rules import Contradiction
 from potstill.students.settings import StudentSettings
 from potstill.teachers.settings import TeacherSettings
-from potstill.train.settings import TrainSettings
+from potstill.train.settings import RolloutSettings, TrainSettings
 
 Control = Literal["labels", "untrained", "tfidf"]
 RECIPE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
@@ -41,7 +42,8 @@ class StageSettings(Settings):
     """One training: a student, perhaps a teacher, an objective, a length. Its product is called `stage:NAME`.
 
     order: which rows are learnt from when, where not every row in every pass. use: `labelled` keeps the rows that have
-    a label, `all` takes the unlabelled ones too.
+    a label, `all` takes the unlabelled ones too. rollout: learn from text that the student writes during the training,
+    too.
     """
 
     name: Annotated[str, Field(pattern=STAGE_NAME, description="lower case letters, digits and -, at most 40")]
@@ -50,6 +52,7 @@ class StageSettings(Settings):
     objective: ObjectiveSettings = ObjectiveSettings()
     train: TrainSettings = TrainSettings()
     order: OrderSettings | None = None
+    rollout: RolloutSettings | None = None
     use: Literal["labelled", "all"] = "all"
 
     @model_validator(mode="after")
@@ -84,6 +87,7 @@ class Recipe(Settings):
     objective: ObjectiveSettings = ObjectiveSettings()
     train: TrainSettings = TrainSettings()
     order: OrderSettings | None = None
+    rollout: RolloutSettings | None = None
     evaluate: EvaluateSettings = EvaluateSettings()
     export: ExportSettings = ExportSettings()
     controls: tuple[Control, ...] = ()
@@ -98,6 +102,7 @@ class Recipe(Settings):
             objective=self.objective,
             train=self.train,
             order=self.order,
+            rollout=self.rollout,
         )
 
     def settled(self, bf16: Mapping[str, bool]) -> Recipe:
@@ -127,6 +132,7 @@ class Recipe(Settings):
                 *(found for stage in stages for found in rules.state_rules(self.task, stage)),
                 *(found for stage in stages for found in rules.store_rules(self.task, stage)),
                 *(found for stage in stages for found in order_rules(self.task, self.data, stage)),
+                *(found for stage in stages for found in rollout_rules(self.task, self.data, stage)),
                 *rules.data_rules(self.task, self.data),
                 *rules.label_rules(self.task, self.data, stages),
                 *rules.name_rules(self.name),

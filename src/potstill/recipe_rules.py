@@ -17,7 +17,7 @@ from potstill.objectives.settings import ObjectiveSettings
 from potstill.students.settings import ModelSettings, StudentSettings
 from potstill.teachers.forms import FORMS
 from potstill.teachers.settings import TeacherSettings
-from potstill.train.settings import TrainSettings
+from potstill.train.settings import RolloutSettings, TrainSettings
 
 Path = tuple[str | int, ...]
 
@@ -72,6 +72,11 @@ class Training(Protocol):
     @property
     def order(self) -> OrderSettings | None:
         """Which rows when; None: all of them in every pass."""
+        ...
+
+    @property
+    def rollout(self) -> RolloutSettings | None:
+        """How often from its own text."""
         ...
 
 

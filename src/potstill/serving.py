@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 import uvicorn
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from potstill.assemble import local
@@ -25,6 +24,7 @@ from potstill.core.signal import HeadedStates, Want
 from potstill.core.task import Task
 from potstill.students.load import load_model
 from potstill.students.pooled import config_of, positions_of
+from potstill.students.sample import ends_of
 from potstill.students.settings import ModelSettings
 from potstill.students.taps import output_head
 from potstill.teachers.batching import Batching
@@ -165,13 +165,6 @@ def assembled(serving: Serving) -> Service:
         completions = Completions(loaded.module, loaded.tokenizer, name, longest, serving.limits, ends)
     batching = Batching(teacher, serving.limits, metrics)
     return Service(facts, batching, serving.limits, metrics, frame, completions)
-
-
-def ends_of(module: nn.Module, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The tokens at which a text ends, by the model's generation settings, else its tokenizer's."""
-    found = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
-    found = tokenizer.eos_token_id if found is None else found
-    return frozenset([found] if isinstance(found, int) else found or ())
 
 
 def probe_batch(size: int) -> Batch:

@@ -9,13 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from potstill import assemble, ordering
+from potstill import assemble, onpolicy, ordering
 from potstill.bench import Bench
 from potstill.config import StageSettings
 from potstill.core.protocols import Observer
 from potstill.data.prepare import Prepared
 from potstill.durable import writing
 from potstill.elsewhere import looked_ahead
+from potstill.onpolicy import ORIGINS, listening, record_origins, rolled_out
 from potstill.students.freeze import freeze, names_of
 from potstill.students.load import LoadedModel
 from potstill.students.save import save_model
@@ -66,6 +67,8 @@ def finish(
         shutil.rmtree(aside, ignore_errors=True)
     done = summary(bench, made, prepared, result) | {"teachers": teachers(bench, stage) if result else []}
     done["order"] = bench.folder.read_json(f"stages/{stage.name}/{ORDER}")
+    if (origins := bench.folder.read_json(f"stages/{stage.name}/{ORIGINS}")) is not None:
+        done["rollout"] = origins
     done["left_out"] = bench.folder.read_json(f"stages/{stage.name}/{LEFT_OUT}") or []
     bench.folder.write_json(f"stages/{stage.name}/{DONE}", done)
     shutil.rmtree(place / "checkpoints", ignore_errors=True)
@@ -88,6 +91,10 @@ def learn(
     module, answer = bench.ranks.spread(made.module, outputs)
     learner = ordering.Learner(module, answer)
     source = ordering.source(bench, stage, learner, heard, prepared, start)
+    evaluated, max_steps = prepared.validation, steps or ordering.length(stage, len(rows))
+    score = None if evaluated is None else lambda one: assemble.scores(bench, one, prepared, evaluated)
+    writer = onpolicy.Learner(made, module, answer, score)
+    drawn = rolled_out(bench, stage, source, rows, writer, batches=max_steps * settings.gradient_accumulation_steps)
     voice = {"teacher": heard.teacher.voice.teacher} if stage.teacher and stage.teacher.urls and heard.teacher else {}
     plan = TrainPlan(
         settings=settings,
@@ -99,21 +106,22 @@ def learn(
             "routes": assemble.route_names(stage, rows),
             **voice,
         },
-        max_steps=steps or ordering.length(stage, len(rows)),
+        max_steps=max_steps,
         seed=bench.recipe.seed,
         module=module,
         forward=answer,
         objective=objective,
-        source=looked_ahead(bench, stage, source, heard.teacher, objective.want()),
+        source=looked_ahead(bench, stage, drawn, heard.teacher, objective.want()),
         teacher=heard.teacher,
-        evaluate=None if prepared.validation is None else ordering.evaluation(bench, stage, learner, prepared),
+        evaluate=None if evaluated is None else ordering.evaluation(bench, stage, learner, prepared),
         head=names_of(module, "head"),
         companion=companion,
         resume_command=f"potstill resume {bench.folder.root}",
         ranks=bench.ranks,
     )
     observers: list[Observer] = [Console(), LogFile(bench.folder.root / "log.txt")] if bench.ranks.leads else []
-    result = train(plan, flag=bench.stop, observers=observers)
+    result = train(plan, flag=bench.stop, observers=[*observers, *listening(drawn)])
+    record_origins(bench, stage, drawn)
     if stage.order is not None:
         bench.ranks.lead(lambda: bench.folder.write_json(f"stages/{stage.name}/{ORDER}", ordering.account(source)))
     return result

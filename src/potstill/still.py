@@ -196,9 +196,8 @@ def controls(recipe: Recipe, steps: int) -> list[tuple[StageSettings, int]]:
         plain = {"soft_weight": 0.0, "hard_weight": 1.0, "projection": None, "fused": False}
         alone = final.objective.model_copy(update=plain)
         use = "labelled" if recipe.task == "classify" else "all"
-        stage = final.model_copy(
-            update={"name": "labels", "teacher": None, "objective": alone, "order": None, "use": use}
-        )
+        without = {"teacher": None, "order": None, "rollout": None}
+        stage = final.model_copy(update={"name": "labels", "objective": alone, "use": use, **without})
         found.append((stage, steps))
     if "untrained" in recipe.controls:
         found.append((final.model_copy(update={"name": "untrained"}), 0))

@@ -35,6 +35,16 @@ RECIPES: dict[str, Row] = {
         line="SmolLM2-135M-Instruct to half of its layers, healed with forward KL and cross-entropy on English prose",
         paper="Gromov et al. 2024, arXiv 2403.17887 and Muralidharan et al. 2024, arXiv 2407.14679",
     ),
+    "gkd": Row(
+        file="gkd.yaml",
+        line="SmolLM2-135M-Instruct to half of its layers, then taught half on text that it writes itself",
+        paper="Agarwal et al. 2023, GKD, arXiv 2306.13649",
+    ),
+    "distillm": Row(
+        file="distillm.yaml",
+        line="SmolLM2-135M-Instruct to half of its layers, then skew KL with an adaptive share of its own text",
+        paper="Ko et al. 2024, DistiLLM, arXiv 2402.03898",
+    ),
 }
 
 

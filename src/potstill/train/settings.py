@@ -52,3 +52,45 @@ class TrainSettings(Settings):
         if self.early_stop_patience is not None and self.eval_steps is None:
             raise ValueError("early_stop_patience needs eval_steps: without evaluations nothing can be judged")
         return self
+
+
+class AdaptiveSettings(Settings):
+    """When the student's own text is learnt from: DistiLLM's scheduler (Ko et al. 2024, arXiv:2402.03898, section 3.2,
+    with the numbers of its code). Its probability starts low, rises only when the validation loss rises, and fresh text
+    is written for less and less of it; the rest comes out of a replay buffer.
+
+    start: the probability at the first step. rise: added to it when the validation loss is at least `margin` nats above
+    the reference, which then becomes that loss. capacity: rows that the replay buffer holds; the oldest leave first.
+    """
+
+    start: Fraction = 0.0
+    rise: Annotated[float, Field(gt=0, le=1)] = 0.1
+    margin: Annotated[float, Field(gt=0)] = 0.1
+    capacity: Positive = 1000
+
+
+class RolloutSettings(Settings):
+    """Batches whose text the student wrote itself (on-policy). The teacher comments on them, labels they have none.
+
+    lmbda: share of such batches, lambda of GKD (Agarwal et al. 2023, arXiv:2306.13649, algorithm 1): 0 is ordinary
+    distillation, 1 is purely on-policy. adaptive: a scheduler in its place. temperature: of the sampling.
+    max_new_tokens: after the prompt; a row ends earlier at an end token. prompt_tokens: for rows of text, which have no
+    prompt: each is cut after so many tokens, and the student goes on from there.
+    """
+
+    lmbda: Fraction | None = None
+    adaptive: AdaptiveSettings | None = None
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    max_new_tokens: Positive = 128
+    prompt_tokens: Positive | None = None
+
+    @model_validator(mode="after")
+    def one_rule(self) -> "RolloutSettings":
+        """Two rules contradict; none leaves open how often the student writes."""
+        if self.lmbda is not None and self.adaptive is not None:
+            raise ValueError(
+                "lmbda and adaptive contradict each other: a fixed share, or a scheduler; keep one of them"
+            )
+        if self.lmbda is None and self.adaptive is None:
+            raise ValueError("how often the student writes is not said: set lmbda (such as 0.5), or adaptive: {}")
+        return self

@@ -74,6 +74,18 @@ def settle(forward: object) -> None:
         forward.reshard()
 
 
+def refreshed(module: nn.Module, forward: object, into: nn.Module) -> nn.Module:
+    """`into` with the weights of a module that was spread from it; where nothing is spread the two are one."""
+    if module is into:
+        return into
+    settle(forward)
+    spread_out = module.state_dict()
+    with torch.no_grad():
+        for name, tensor in into.state_dict().items():
+            tensor.copy_(whole(spread_out[name]))
+    return into
+
+
 def is_spread(tensor: Tensor) -> bool:
     """Whether the tensor is one slice of several. Before anything was spread, torch's module for it is not loaded."""
     module = sys.modules.get("torch.distributed.tensor")

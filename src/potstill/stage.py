@@ -76,7 +76,7 @@ def learn(
     """The training itself, shared with the other ranks; its checkpoints lie in `place`."""
     bench.stop.check()
     heard = assemble.teacher(bench, stage, made, prepared, place)
-    objective, companion = assemble.objective(stage, made, heard, prepared)
+    objective, companion = assemble.objective(bench, stage, made, heard, prepared)
     bench.ranks.lead(lambda: bench.folder.write_json(f"stages/{stage.name}/{LEFT_OUT}", list(heard.left_out)))
     rows = assemble.rows_of(stage, prepared)
     settings = stage.train
@@ -107,7 +107,9 @@ def learn(
         objective=objective,
         source=looked_ahead(bench, stage, source, heard.teacher, objective.want()),
         teacher=heard.teacher,
-        evaluate=None if evaluated is None else lambda: assemble.scores(bench, answer, prepared, evaluated),
+        evaluate=None
+        if evaluated is None or not stage.objective.answers
+        else lambda: assemble.scores(bench, answer, prepared, evaluated),
         head=names_of(module, "head"),
         companion=companion,
         resume_command=f"potstill resume {bench.folder.root}",

@@ -81,7 +81,7 @@ class SpeakingTeacher:
             return self.live.signal(batch, want)
         assert self.live.module is not None, "last states are a module's"
         beside = None
-        if want.hidden_layers or want.attention_layers:
+        if want.inside:
             beside = self.live.signal(batch, want)
         device = next(self.live.module.parameters()).device.type
         with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16, enabled=self.bf16):

@@ -136,8 +136,8 @@ def _objective_is_used(training: Training) -> Iterable[Contradiction]:
 
 
 def _layers_are_reached(training: Training) -> Iterable[Contradiction]:
-    """Layers are those of one model in this process that reads the student's own tokens. Where only they are taught, the
-    student's answers say nothing of how far it is."""
+    """Layers are those of one model in this process that reads the student's own tokens. Where only they are taught,
+    the student's answers say nothing of how far it is."""
     objective, teacher, train = training.objective, training.teacher, training.train
     if objective.layers is None:
         return

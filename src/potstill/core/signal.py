@@ -98,7 +98,7 @@ class Attentions:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What attention is the softmax of, by zero-based block: q k / sqrt(d) of every pair of positions, nothing masked."""
+    """What attention is the softmax of, by zero-based block: q k / sqrt(d) of pairs of positions, nothing masked."""
 
     layers: Mapping[int, AttentionsBHLL]
 

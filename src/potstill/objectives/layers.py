@@ -1,4 +1,4 @@
-"""Layer by layer: what a teacher holds on the way to its answer, and the student's own, beside any loss on the answers."""
+"""Layer by layer: what a teacher holds on the way to its answer, beside any loss on the answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from potstill.core.batch import Batch
@@ -82,7 +81,7 @@ def shared_projection(student: Dimensions, teacher: Dimensions, seed: int) -> nn
 
 
 class LayerByLayer:
-    """The loss on the answers (`Hinton`, any divergence) + attention L_attn + hidden L_hid + embedding L_embd + cosine L_cos.
+    """The loss on the answers (`Hinton`, any divergence), if any, and four terms inside, each times its weight:
 
         L_attn  sum over mapped blocks of the mean of (A_s - A_t)^2, A = q k / sqrt(d) before any mask and softmax, over
                 heads and over the pairs of real tokens of a row

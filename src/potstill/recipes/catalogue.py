@@ -25,6 +25,11 @@ RECIPES: dict[str, Row] = {
         line="SmolLM2-135M-Instruct to half of its layers, healed with forward KL and cross-entropy on English prose",
         paper="Gromov et al. 2024, arXiv 2403.17887 and Muralidharan et al. 2024, arXiv 2407.14679",
     ),
+    "distilbert": Row(
+        file="distilbert.yaml",
+        line="MiniLM-L6 with a masked-language-model head, to three of its blocks by DistilBERT's triple loss",
+        paper="Sanh et al. 2019 (DistilBERT), arXiv 1910.01108",
+    ),
 }
 
 

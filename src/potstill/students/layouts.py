@@ -20,8 +20,8 @@ class Layout:
     From the base model: blocks (the list of layers), embeddings (modules), positions (the learnt position table).
     Inside a block: attention (the module that returns output and weights), up (into the feed-forward neurons) and down
     (out of them); neurons: the config's name for their number. From the classifier: head, its last linear. transposed:
-    linears keep [in, out]. padding_offset: the first token uses the row after that of the padding index. query, key: the
-    linears whose products are the attention scores, None where positions enter between the two (rotary models) or one
+    linears keep [in, out]. padding_offset: the first token uses the row after that of the padding index. query, key:
+    the linears whose products are the attention scores, None where positions enter between (rotary models) or one
     linear makes both.
     """
 

@@ -166,8 +166,8 @@ def _hear_scores(module: nn.Module, want: Want, heard: _Heard, hooks: contextlib
     blocks, layout = blocks_of(module), layout_of(module)
     if layout.query is None or layout.key is None:
         raise SignalError(
-            f"the attention scores of a `{config_of(module).model_type}` model are not products of two linears alone, so "
-            "they cannot be compared: use an encoder such as BERT, or set objective.layers.attention to 0"
+            f"the attention scores of a `{config_of(module).model_type}` model are not products of two linears alone, "
+            "so they cannot be compared: use an encoder such as BERT, or set objective.layers.attention to 0"
         )
     for layer in want.score_layers:
         block = _block(blocks, layer)

@@ -60,7 +60,7 @@ def masking_of(
     return Masking(seed, int(tokenizer.mask_token_id), special, len(tokenizer), weights_V)
 
 
-def smoothed(rows: Iterable[Int[np.ndarray, " L"]], vocabulary_size: int, power: float) -> Float[np.ndarray, " V"]:
+def smoothed(rows: Iterable[Int[np.ndarray, " _"]], vocabulary_size: int, power: float) -> Float[np.ndarray, " V"]:
     """count^-power of each token in these rows; a token that never occurs counts as seen once.
 
     Lample and Conneau 2019 (XLM, arXiv:1901.07291, section 3.3), with DistilBERT's power of 0.7 (its published code).

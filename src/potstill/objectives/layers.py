@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from potstill.core.batch import Batch
 from potstill.core.errors import ModelError, SignalError
 from potstill.core.outcome import Loss
-from potstill.core.shapes import AttentionsBHLL, Scalar, StatesBLD, WeightsBT
+from potstill.core.shapes import AttentionsBHLL, Scalar, WeightsBT
 from potstill.core.signal import Outputs, Signal, Want
 from potstill.divergences.logmass import widened
 from potstill.divergences.reduce import weighted_mean
@@ -184,7 +185,9 @@ def scores_apart(
     return weighted_mean(apart_BHLL.square().mean(1), pairs_BLL, total=total)
 
 
-def _states(signal: Signal, outputs: Outputs, pair: tuple[int, int]) -> tuple[StatesBLD, StatesBLD]:
+def _states(
+    signal: Signal, outputs: Outputs, pair: tuple[int, int]
+) -> tuple[Float[Tensor, "B L S"], Float[Tensor, "B L D"]]:
     ours = outputs.hidden.layers.get(pair[0]) if outputs.hidden else None
     theirs = signal.hidden.layers.get(pair[1]) if signal.hidden else None
     return _both(ours, theirs, pair, "hidden states", signal, lambda one: one.shape[:2])

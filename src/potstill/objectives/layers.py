@@ -145,7 +145,8 @@ class LayerByLayer:
         weights_N = read_BL[read_BL != 0]
 
         def rows(pair: tuple[int, int]) -> tuple[Tensor, Tensor]:
-            return tuple(widened(one[read_BL != 0]) for one in _states(signal, outputs, pair))  # type: ignore[return-value]
+            student_BLS, teacher_BLD = _states(signal, outputs, pair)
+            return widened(student_BLS[read_BL != 0]), widened(teacher_BLD[read_BL != 0])
 
         def squares(pair: tuple[int, int]) -> Scalar:
             student_ND, teacher_ND = rows(pair)
@@ -190,24 +191,26 @@ def _states(
 ) -> tuple[Float[Tensor, "B L S"], Float[Tensor, "B L D"]]:
     ours = outputs.hidden.layers.get(pair[0]) if outputs.hidden else None
     theirs = signal.hidden.layers.get(pair[1]) if signal.hidden else None
-    return _both(ours, theirs, pair, "hidden states", signal, lambda one: one.shape[:2])
+    return _both(ours, theirs, pair, "hidden states", signal, axes=2)
 
 
 def _scores(signal: Signal, outputs: Outputs, pair: tuple[int, int]) -> tuple[AttentionsBHLL, AttentionsBHLL]:
     ours = outputs.scores.layers.get(pair[0]) if outputs.scores else None
     theirs = signal.scores.layers.get(pair[1]) if signal.scores else None
-    return _both(ours, theirs, pair, "attention scores", signal, lambda one: one.shape)
+    return _both(ours, theirs, pair, "attention scores", signal, axes=4)
 
 
-def _both(ours, theirs, pair, what, signal, shape):  # type: ignore[no-untyped-def]
-    """Both tensors, once they are known to be there and to fit."""
+def _both(
+    ours: Tensor | None, theirs: Tensor | None, pair: tuple[int, int], what: str, signal: Signal, *, axes: int
+) -> tuple[Tensor, Tensor]:
+    """Both tensors, once they are known to be there and to agree in their first axes."""
     if ours is None or theirs is None:
         side, layer = ("the student", pair[0]) if ours is None else (f"teacher {signal.voice.teacher}", pair[1])
         raise SignalError(
             f"{side} sent no {what} of layer {layer}: take a teacher in this process (teacher.models) with nothing "
             "recorded, or remove objective.layers"
         )
-    if shape(ours) != shape(theirs):
+    if ours.shape[:axes] != theirs.shape[:axes]:
         raise SignalError(
             f"the student's {what} of layer {pair[0]} are {list(ours.shape)} and those of layer {pair[1]} of teacher "
             f"{signal.voice.teacher} {list(theirs.shape)}: both must read the same batch, with as many heads"

@@ -31,6 +31,18 @@ class ProjectionSettings(Settings):
     gradient_limit: Annotated[float, Field(gt=0)] = 1.0
 
 
+class SharedProjectionSettings(Settings):
+    """One learned linear map with a bias, from the student's states to the teacher's, for all layers (TinyBERT). It
+    begins as BERT's fresh weights do, as the identity where the widths are equal, and is no part of the student.
+
+    learning_rate: of the map, before the schedule. gradient_limit: each entry of its gradient is clamped to it; it
+    stays out of the norm that train.max_grad_norm bounds.
+    """
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    gradient_limit: Annotated[float, Field(gt=0)] = 1.0
+
+
 class LayerSettings(Settings):
     """What is compared between the layers of student and teacher, each with its weight, beside soft_weight and
     hard_weight (which may then both be 0).
@@ -47,7 +59,7 @@ class LayerSettings(Settings):
     embedding: Annotated[float, Field(ge=0)] = 0.0
     cosine: Annotated[float, Field(ge=0)] = 0.0
     map: Literal["uniform"] | tuple[Annotated[int, Field(ge=1)], ...] = "uniform"
-    projection: ProjectionSettings | None = None
+    projection: SharedProjectionSettings | None = None
 
     @model_validator(mode="after")
     def something_is_compared(self) -> "LayerSettings":

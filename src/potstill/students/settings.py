@@ -53,8 +53,9 @@ class StudentSettings(ModelSettings):
     layers: zero-based blocks to keep, in order; every: keep each k-th block (0, k, 2k, ...). vocabulary_size: keep the
     pieces the training text uses most. intermediate_size: keep the feed-forward neurons that matter most.
     max_positions: cut the learnt position table. architecture: a BERT rebuilt as a DistilBERT, without token types and
-    pooler. head: `fresh` also gives an encoder without a masked-language-model head one, tied to its embeddings.
-    freeze: parts that do not learn; `positions` is the position table alone.
+    pooler. head: `copy` what the model has; `fresh`, which also gives an encoder without a masked-language-model head
+    one, tied to its embeddings; or a linear `probe` fitted on frozen features before training. freeze: parts that do
+    not learn; `positions` is the position table alone.
     """
 
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = None

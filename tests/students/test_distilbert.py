@@ -17,9 +17,10 @@ from potstill.students.distilbert import as_distilbert
 from potstill.students.fingerprint import count_parameters
 from potstill.students.inherit import _fresh
 from potstill.students.layouts import blocks_of, dimensions_of
+from potstill.students.load import load_model
 from potstill.students.pooled import MeanPooledClassifier
 from potstill.students.save import save_model
-from potstill.students.settings import SizeSettings
+from potstill.students.settings import ModelSettings, SizeSettings
 from potstill.students.surgery import keep_layers
 from potstill.students.taps import outputs
 from tests.students.test_inherit import loaded, student
@@ -135,3 +136,14 @@ def test_what_is_no_distilbert_is_refused(module, words):
 
 
 TINY = {"vocab_size": 9, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 4}
+
+
+def test_the_packaged_encoder_says_the_same_as_a_distilbert():
+    found = load_model(ModelSettings(model_name_or_path="packaged:minilm-l6-v2"), task="classify", labels=["a", "b"])
+    made = as_distilbert(found.module)
+    read = found.tokenizer(["a sentence", "another one, which is longer"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        ours = made(read["input_ids"], read["attention_mask"]).logits
+        theirs = found.module(read["input_ids"], read["attention_mask"], read["token_type_ids"]).logits
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    assert count_parameters(found.module) - count_parameters(made) == 2 * 384  # the token types

@@ -224,7 +224,9 @@ def test_accumulation_changes_nothing():
     assert totals["tokens"] == sum(LENGTHS)
     assert totals["pairs"] == sum(length**2 for length in LENGTHS)
     pieces = [two.loss(objective, slice(i, i + 1), totals) for i in range(B)]
-    assert sum(float(piece.total.detach()) for piece in pieces) == pytest.approx(float(two.loss(objective).total.detach()))
+    assert sum(float(piece.total.detach()) for piece in pieces) == pytest.approx(
+        float(two.loss(objective).total.detach())
+    )
     cut = torch.autograd.grad(sum(piece.total for piece in pieces), learning)
     for ours, theirs in zip(cut, whole, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)

@@ -26,7 +26,8 @@ def test_an_arm_leaves_out_what_it_says():
     assert objective["without the labels"].hard_weight == 0
     assert objective["without the teacher's distribution"].soft_weight == 0
     assert objective["without the teacher's distribution"].layers.cosine == 1
-    assert not (objective["labels alone"].soft_weight or objective["labels alone"].layers)
+    assert objective["labels alone"].soft_weight == 0
+    assert objective["labels alone"].layers is None
 
 
 def test_the_table_has_an_interval_where_there_are_seeds():

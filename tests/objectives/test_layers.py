@@ -276,6 +276,11 @@ def test_an_explicit_map():
     )
 
 
+def test_directions_need_no_map():
+    """A student that is deeper than its teacher has last states all the same."""
+    assert paired(LayerSettings(cosine=1), Dimensions(13, 768, 8), BERT) == Pairs((), ())
+
+
 @pytest.mark.parametrize(
     ("layers", "student", "words"),
     [

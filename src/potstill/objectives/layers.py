@@ -42,13 +42,7 @@ def paired(settings: LayerSettings, student: Dimensions, teacher: Dimensions) ->
 
     Raises SignalError: a map that does not fit, heads that cannot be paired, widths that cannot be compared.
     """
-    try:
-        if settings.map == "uniform":
-            states = uniform(student.depth, teacher.depth)
-        else:
-            states = explicit(settings.map, student.depth, teacher.depth)
-    except ModelError as error:
-        raise SignalError(f"objective.layers.{error}") from error
+    states = _mapped(settings, student, teacher) if settings.attention or settings.hidden else ()
     if settings.attention and student.heads != teacher.heads:
         raise SignalError(
             f"objective.layers.attention compares head with head, and the student has {student.heads} and the teacher "
@@ -63,8 +57,18 @@ def paired(settings: LayerSettings, student: Dimensions, teacher: Dimensions) ->
             )
         if (settings.hidden or settings.embedding) and settings.projection is None:
             raise SignalError(f"objective.layers.hidden and embedding: {widths}: set objective.layers.projection")
-    blocks = tuple((ours - 1, theirs - 1) for ours, theirs in states[1:])
-    return Pairs(states[1:] if settings.hidden else (), blocks if settings.attention else ())
+    blocks = tuple((ours - 1, theirs - 1) for ours, theirs in states)
+    return Pairs(states if settings.hidden else (), blocks if settings.attention else ())
+
+
+def _mapped(settings: LayerSettings, student: Dimensions, teacher: Dimensions) -> tuple[tuple[int, int], ...]:
+    """States (student, teacher) after each block of the student."""
+    try:
+        if settings.map == "uniform":
+            return uniform(student.depth, teacher.depth)[1:]
+        return explicit(settings.map, student.depth, teacher.depth)[1:]
+    except ModelError as error:
+        raise SignalError(f"objective.layers: {error}") from error
 
 
 def shared_projection(student: Dimensions, teacher: Dimensions, seed: int) -> nn.Linear:

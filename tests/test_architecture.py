@@ -64,7 +64,7 @@ TORCH_FREE = [
     *(f"{room}.settings" for room in ("data", "students", "objectives", "teachers", "train", "evaluate", "export")),
     *("cluster.settings", "cluster.job", "cluster.supervise", "cluster.member"),
     *("config", "recipe_rules", "recipe_text", "recipe_names", "recipe_faults", "recipe_overrides", "recipe_yaml"),
-    *("recipe_writing", "recipe_order", "recipe_rollout", "teachers.endpoint_settings"),
+    *("recipe_writing", "recipe_order", "recipe_places", "recipe_rollout", "teachers.endpoint_settings"),
     *("data.order_settings", "data.curriculum.graph", "data.difficulty.schedule"),
     *("teachers.forms", "teachers.framing", "students.shape", "traffic", "estimate"),
     *("recipes.catalogue", "redaction", "environment", "cli.main", "cli.summary"),

@@ -29,10 +29,12 @@ from potstill.elsewhere import note, remote, same_tokenizer
 from potstill.evaluate.choosing import classifier_scores, language_model_scores
 from potstill.evaluate.predictions import predict, predict_tokens
 from potstill.objectives.fused import FusedHinton
+from potstill.objectives.layers import LayerByLayer, paired, shared_projection
 from potstill.objectives.logits import Hinton
 from potstill.objectives.projection import DualSpace, Projections
 from potstill.replay import asked_elsewhere, asked_here, recalled, replayed
 from potstill.students.inherit import make_student
+from potstill.students.layouts import dimensions_of
 from potstill.students.load import LoadedModel, load_model, load_tokenizer
 from potstill.students.pooled import config_of, positions_of
 from potstill.students.probe import fit_probe
@@ -139,9 +141,9 @@ def teacher(bench: Bench, stage: StageSettings, made: LoadedModel, prepared: Pre
     student, whose tokens an endpoint must speak of."""
     settings = stage.teacher
     if settings is None:
-        return Heard(None, prepared.collate)
+        return Heard(None, prepared.learnt)
     if settings.endpoint is not None:
-        return Heard(endpoint(bench, stage, made), prepared.collate)
+        return Heard(endpoint(bench, stage, made), prepared.learnt)
     own_vocabulary = spoken_by(stage.student, made)
     ways = routes(bench, settings, own_vocabulary)
     bf16 = has_native_bf16() if settings.bf16 == "auto" else settings.bf16
@@ -175,15 +177,16 @@ def teacher(bench: Bench, stage: StageSettings, made: LoadedModel, prepared: Pre
         speakers = [stores[one.voice] for one in members]
     if not settings.cache:
         speakers = [bridge(one) for bridge, one in zip(bridges, speakers, strict=True)]
+    live: list[tuple[Teacher, Prepared]] = list(zip(members, read, strict=True))
     if settings.urls:
         far = elsewhere(bench, stage, rows, prepared, place)
+        live.append((far, prepared))
         same_tokenizer(bench, settings, made.tokenizer)
         way = route_elsewhere(bench, settings, own_vocabulary, ways)
         far = remembered(bench, far, prepared, place) if settings.cache else far
         speakers.append(bridged(way, far, teacher=own_vocabulary, student=own_vocabulary))
     left_out = measured(bench.say, speakers, lambda: polled(bench, plain_batches(bench, rows, prepared.collate)))
-    live = [*zip(members, read, strict=True), *([(elsewhere, prepared)] if elsewhere is not None else [])]
-    return Heard(together(stage, speakers, weights, rows), compared(prepared.collate, speakers), left_out, live)
+    return Heard(together(stage, speakers, weights, rows), compared(prepared.learnt, speakers), left_out, live)
 
 
 def elsewhere(bench: Bench, stage: StageSettings, rows: Sequence[Encoded], prepared: Prepared, place: Path) -> Teacher:
@@ -201,9 +204,11 @@ def elsewhere(bench: Bench, stage: StageSettings, rows: Sequence[Encoded], prepa
 
 
 def objective(
-    stage: StageSettings, made: LoadedModel, heard: Heard, prepared: Prepared
+    bench: Bench, stage: StageSettings, made: LoadedModel, heard: Heard, prepared: Prepared
 ) -> tuple[Objective, Companion | None]:
     """What is learnt by, and the parameters that it brings along."""
+    if stage.objective.layers is not None:
+        return layer_by_layer(bench, stage, made, heard)
     settings = stage.objective.projection
     if settings is None:
         return (FusedHinton if stage.objective.fused else Hinton)(stage.objective), None
@@ -221,6 +226,23 @@ def objective(
     projections = Projections(ours, signal.logits.head)
     companion = Companion(projections, settings.learning_rate, settings.gradient_limit)
     return DualSpace(stage.objective, projections), companion
+
+
+def layer_by_layer(
+    bench: Bench, stage: StageSettings, made: LoadedModel, heard: Heard
+) -> tuple[Objective, Companion | None]:
+    """An objective on layers, once the two models are known to fit; its projection learns beside the student."""
+    settings, one = stage.objective.layers, heard.teacher
+    assert settings is not None, "the recipe compares layers"
+    if not isinstance(one, LocalTeacher) or one.module is None:
+        raise SignalError("objective.layers needs one teacher in this process: name it in teacher.models")
+    ours, theirs = dimensions_of(made.module), dimensions_of(one.module)
+    pairs = paired(settings, ours, theirs)
+    if settings.projection is None:
+        return LayerByLayer(stage.objective, pairs), None
+    projection = shared_projection(ours, theirs, bench.recipe.seed)
+    companion = Companion(projection, settings.projection.learning_rate, settings.projection.gradient_limit)
+    return LayerByLayer(stage.objective, pairs, projection), companion
 
 
 def plain_batches(bench: Bench, rows: Sequence[Encoded], collate: Collate) -> list[Batch]:

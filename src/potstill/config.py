@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from potstill import recipe_places as places
 from potstill import recipe_rules as rules
 from potstill.core.settings import Settings
 from potstill.core.task import Task
@@ -130,14 +131,14 @@ class Recipe(Settings):
                 *(found for stage in stages for found in rules.validation_rules(self.data, stage)),
                 *(found for stage in stages for found in rules.route_rules(self.data, stage)),
                 *(found for stage in stages for found in rules.state_rules(self.task, stage)),
-                *(found for stage in stages for found in rules.store_rules(self.task, stage)),
+                *(found for stage in stages for found in places.store_rules(self.task, stage)),
                 *(found for stage in stages for found in order_rules(self.task, self.data, stage)),
                 *(found for stage in stages for found in rollout_rules(self.task, self.data, stage)),
                 *rules.data_rules(self.task, self.data),
                 *rules.label_rules(self.task, self.data, stages),
-                *rules.name_rules(self.name),
-                *rules.artefact_rules(self.export.name),
-                *rules.place_rules(self.output_dir),
+                *places.name_rules(self.name),
+                *places.artefact_rules(self.export.name),
+                *places.place_rules(self.output_dir),
                 *rules.control_rules(self.task, self.data, self.controls, self),
             ]
         )

@@ -9,7 +9,6 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from potstill.core.names import why_no_name, why_not_below
 from potstill.core.task import Task
 from potstill.data.order_settings import OrderSettings
 from potstill.data.settings import DataSettings, SourceSettings
@@ -87,7 +86,12 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 def training_rules(training: Training) -> list[Contradiction]:
     """What one stage must agree on with itself."""
-    return [*_teacher_is_used(training), *_objective_is_used(training), *_length_is_known(training)]
+    return [
+        *_teacher_is_used(training),
+        *_objective_is_used(training),
+        *_layers_are_reached(training),
+        *_length_is_known(training),
+    ]
 
 
 def _teacher_is_used(training: Training) -> Iterable[Contradiction]:
@@ -95,7 +99,10 @@ def _teacher_is_used(training: Training) -> Iterable[Contradiction]:
     if soft > 0 and training.teacher is None:
         reason = f"soft_weight is {soft:g} but there is no teacher; name one, or set soft_weight to 0"
         yield Contradiction(("objective", "soft_weight"), reason)
-    if soft == 0 and training.teacher is not None:
+    layers = training.objective.layers is not None
+    if layers and training.teacher is None:
+        yield Contradiction(("objective", "layers"), "there is no teacher to compare with; name one, or remove layers")
+    if soft == 0 and training.teacher is not None and not layers:
         reason = "there is a teacher but objective.soft_weight is 0; raise it, or set the teacher to null"
         yield Contradiction(("teacher",), reason)
     yield from _endpoint_is_heard(training)
@@ -135,8 +142,40 @@ def _objective_is_used(training: Training) -> Iterable[Contradiction]:
             if unused:
                 reason = f"has no use while soft_weight is 0; remove {name}, or raise soft_weight"
                 yield Contradiction(("objective", name), reason)
-    if set(training.student.freeze) == {"embeddings", "body", "head"}:
+    if set(training.student.freeze) >= {"embeddings", "body", "head"}:
         yield Contradiction(("student", "freeze"), "freezes the whole student: nothing would learn; free a part of it")
+
+
+def _layers_are_reached(training: Training) -> Iterable[Contradiction]:
+    """Layers are those of one model in this process that reads the student's own tokens. Where only they are taught,
+    the student's answers say nothing of how far it is."""
+    objective, teacher, train = training.objective, training.teacher, training.train
+    if objective.layers is None:
+        return
+    if teacher is not None:
+        elsewhere = {
+            "endpoint": teacher.endpoint is not None,
+            "urls": bool(teacher.urls),
+            "cache": teacher.cache,
+            "store": teacher.store is not None,
+            "vocabulary": teacher.vocabulary != "equal",
+        }
+        for name, given in elsewhere.items():
+            if given:
+                reason = f"and objective.layers contradict each other: layers are read from a model here; remove {name}"
+                yield Contradiction(("teacher", name), reason)
+        if len(teacher.models) > 1:
+            reason = f"needs the layers of one teacher, and there are {len(teacher.models)}"
+            yield Contradiction(("objective", "layers"), reason)
+    judged = {
+        "early_stop_patience": train.early_stop_patience is not None,
+        "eval_steps": train.eval_steps is not None,
+        "metric_for_best_model": train.metric_for_best_model != "loss",
+    }
+    for name, given in judged.items():
+        if given and not objective.answers:
+            reason = "judges the student's answers, and objective.layers alone does not teach them; remove it"
+            yield Contradiction(("train", name), reason)
 
 
 def _length_is_known(training: Training) -> Iterable[Contradiction]:
@@ -203,6 +242,8 @@ def task_rules(task: Task, stage: Stage) -> Iterable[Contradiction]:
         found: list[tuple[Path, str]] = []
         if student.pooling is not None:
             found.append((("student", "pooling"), "pooling"))
+        if student.head == "fresh" and task == "causal-lm":
+            found.append((("student", "head"), "head: fresh"))
         if student.head == "probe":
             found.append((("student", "head"), "head: probe"))
         if train.head_learning_rate is not None:
@@ -234,6 +275,8 @@ def data_rules(task: Task, data: DataSettings) -> Iterable[Contradiction]:
         yield Contradiction(
             ("data", "pack"), "packing joins rows, and task classify has one label per row; set it to false"
         )
+    if data.mask_smoothing is not None and task != "masked-lm":
+        yield Contradiction(("data", "mask_smoothing"), f"is only for task masked-lm; this task is {task}")
     if data.labels is not None and task != "classify":
         yield Contradiction(("data", "labels"), f"names the classes of task classify; this task is {task}")
 
@@ -248,6 +291,10 @@ def _sources(data: DataSettings) -> Iterable[tuple[Path, SourceSettings]]:
 def state_rules(task: Task, stage: Stage) -> Iterable[Contradiction]:
     """Objectives on last states compare those of one language model with those of another, at the same positions."""
     teacher, objective = stage.training.teacher, stage.training.objective
+    layers = objective.layers
+    if layers is not None and layers.attention > 0 and task == "causal-lm":
+        reason = "compares attention scores of encoders; this task is causal-lm; set it to 0"
+        yield Contradiction((*stage.path, "objective", "layers", "attention"), reason)
     asked = {"projection": objective.projection is not None, "fused": objective.fused}
     for name in (name for name, used in asked.items() if used):
         here = (*stage.path, "objective", name)
@@ -311,48 +358,6 @@ def label_rules(task: Task, data: DataSettings, stages: Sequence[Stage]) -> Iter
 
 def _has_labels(data: DataSettings) -> bool:
     return any(source.use_labels and source.columns.label is not None for source in data.train)
-
-
-def artefact_rules(name: str | None) -> Iterable[Contradiction]:
-    """The name of an export is the name of a folder inside the run."""
-    if name is not None and (reason := why_no_name(name)):
-        yield Contradiction(("export", "name"), f"{name[:60]!r} {reason}")
-
-
-def name_rules(name: str) -> Iterable[Contradiction]:
-    """The name of a recipe is the name of its run folder, unless another is given."""
-    if reason := why_no_name(name):
-        yield Contradiction(("name",), f"{name[:60]!r} {reason}")
-
-
-def place_rules(place: str | None, name: str = "output_dir", option: str = "--output-dir") -> Iterable[Contradiction]:
-    """A recipe may come from anybody, so it writes below the working directory; the command line may name any place."""
-    if place is not None:
-        yield from _below_here(place, (name,), f"use {option} for any other place")
-
-
-def store_rules(task: Task, stage: Stage) -> Iterable[Contradiction]:
-    """Signals are kept where rows are the same in every pass and are many positions long, in a form that fits."""
-    teacher = stage.training.teacher
-    if teacher is None or teacher.store is None:
-        return
-    path, store = (*stage.path, "teacher", "store"), teacher.store
-    if task != "causal-lm":
-        reason = f"keeps the signals of task causal-lm; this task is {task}"
-        yield Contradiction(path, reason + ("; use teacher.cache" if task == "classify" else ", which masks rows anew"))
-    if store.form == "top-k" and stage.training.objective.top_k is None:
-        yield Contradiction((*path, "form"), "`top-k` needs objective.top_k: how many entries are kept")
-    if store.form == "top-k" and len(teacher.models) + bool(teacher.urls) > 1:
-        reason = "`top-k` of several teachers cannot be averaged; keep last states or logits"
-        yield Contradiction((*path, "form"), reason)
-    if store.path is not None:
-        moved = "move or link the store there"
-        yield from _below_here(store.path, (*path, "path"), moved)
-
-
-def _below_here(place: str, path: Path, otherwise: str) -> Iterable[Contradiction]:
-    if reason := why_not_below(place):
-        yield Contradiction(path, f"{place[:60]!r} {reason}; {otherwise}")
 
 
 def control_rules(task: Task, data: DataSettings, controls: Sequence[str], last: Training) -> Iterable[Contradiction]:

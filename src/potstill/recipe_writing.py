@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from potstill import recipe_rules as rules
+from potstill import recipe_places as places
 from potstill.config import SEED_LIMIT, refuse
 from potstill.core.settings import Settings
 from potstill.data.settings import SourceSettings
@@ -37,7 +37,7 @@ class WritingJob(Settings):
     @model_validator(mode="after")
     def can_be_written(self) -> WritingJob:
         """The output lies where a job of a stranger may write, prompts are read, and one answer fits the budget."""
-        found = [*rules.place_rules(self.output, name="output", option="--output")]
+        found = [*places.place_rules(self.output, name="output", option="--output")]
         if self.prompts.rows == "labelled":
             found.append(Contradiction(("prompts", "rows"), "labelled rows are no prompts; set text or completion"))
         if self.prompts.rows == "messages" and self.sampling.route == "completion":

@@ -80,7 +80,7 @@ def learn(
     """The training itself, shared with the other ranks; its checkpoints lie in `place`."""
     bench.stop.check()
     heard = assemble.teacher(bench, stage, made, prepared, place)
-    objective, companion = assemble.objective(stage, made, heard, prepared)
+    objective, companion = assemble.objective(bench, stage, made, heard, prepared)
     bench.ranks.lead(lambda: bench.folder.write_json(f"stages/{stage.name}/{LEFT_OUT}", list(heard.left_out)))
     rows = assemble.rows_of(stage, prepared)
     settings = stage.train
@@ -113,7 +113,9 @@ def learn(
         objective=objective,
         source=looked_ahead(bench, stage, drawn, heard.teacher, objective.want()),
         teacher=heard.teacher,
-        evaluate=None if evaluated is None else ordering.evaluation(bench, stage, learner, prepared),
+        evaluate=None
+        if evaluated is None or not stage.objective.answers
+        else ordering.evaluation(bench, stage, learner, prepared),
         head=names_of(module, "head"),
         companion=companion,
         resume_command=f"potstill resume {bench.folder.root}",

@@ -193,7 +193,7 @@ def controls(recipe: Recipe, steps: int) -> list[tuple[StageSettings, int]]:
     """The student without its teacher: on labels alone for the same number of steps, and as initialised."""
     final, found = recipe.final, []
     if "labels" in recipe.controls:
-        plain = {"soft_weight": 0.0, "hard_weight": 1.0, "projection": None, "fused": False}
+        plain = {"soft_weight": 0.0, "hard_weight": 1.0, "projection": None, "fused": False, "layers": None}
         alone = final.objective.model_copy(update=plain)
         use = "labelled" if recipe.task == "classify" else "all"
         without = {"teacher": None, "order": None, "rollout": None}

@@ -43,6 +43,7 @@ FAULTS = [
         "teacher.prefetch",
         "before the step whose student writes them; set it to 0",
     ),
+    ([ROLLOUT, "order={difficulty: {}}"], "rollout", "order chooses them from the data"),
     (
         [ROLLOUT, "teacher=null", "objective={soft_weight: 0, hard_weight: 1}", "controls=[]"],
         "rollout",

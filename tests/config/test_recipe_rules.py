@@ -61,6 +61,16 @@ CLASSIFIER_FAULTS = [
     (["data.train.0.columns.label=null"], "controls.0", "needs labels"),
     (["controls=[tfidf, tfidf]"], "controls.1", "twice"),
     (["export.name=../x"], "export.name", "is not a name"),
+    (["objective.layers={attention: 1}"], "teacher.cache", "layers are read from a model here; remove cache"),
+    (["stages.0.objective.layers={cosine: 1}"], "stages.0.objective.layers", "no teacher to compare with"),
+    (["objective={soft_weight: 0, layers: {hidden: 1}}"], "train.eval_steps", "does not teach them; remove it"),
+    (
+        ["objective={soft_weight: 0, layers: {hidden: 1}}"],
+        "train.metric_for_best_model",
+        "judges the student's answers",
+    ),
+    (["data.mask_smoothing=0.7"], "data.mask_smoothing", "only for task masked-lm"),
+    (["student.freeze=[embeddings, positions, head, body]"], "student.freeze", "nothing would learn"),
     (["export.name=.hidden"], "export.name", "is not a name"),
 ]
 
@@ -83,6 +93,9 @@ def test_contradictions_of_a_classifier(overrides, path, words):
             "needs one tokenizer",
         ),
         (["student.pooling=mean"], "student.pooling", "only for task classify"),
+        (["student.head=fresh"], "student.head", "only for task classify"),
+        (["objective.layers={cosine: 1}"], "objective.layers", "needs the layers of one teacher, and there are 2"),
+        (["objective.layers={attention: 1}"], "objective.layers.attention", "encoders; this task is causal-lm"),
         (["student.head=probe"], "student.head", "only for task classify"),
         (["teacher.models.1.pooling=first"], "teacher.models.1.pooling", "only for task classify"),
         (["train.head_learning_rate=1e-3"], "train.head_learning_rate", "only for task classify"),

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from potstill.data.masking import Masking, masking_of, uniforms
+from potstill.data.masking import Masking, masking_of, smoothed, uniforms
 
 SPECIAL = np.array([0, 1, 2, 3, 4], dtype=np.int32)
 MASKING = Masking(seed=3, mask_id=4, special_ids=SPECIAL, vocabulary_size=1000)
@@ -55,3 +55,49 @@ def test_taken_from_a_tokenizer(words_of):
     assert masking.mask_id == words_of.mask_token_id
     assert masking.special_ids.tolist() == [0, 1, 2, 3, 4]
     assert masking.vocabulary_size == len(words_of)
+
+
+def test_smoothed_weights_are_counts_to_the_minus_power():
+    rows = [np.array([5, 5, 5, 5, 6], dtype=np.int32), np.array([6, 7], dtype=np.int32)]
+    weights = smoothed(rows, 9, 0.7)
+    assert weights[[5, 6, 7, 8]] == pytest.approx([4**-0.7, 2**-0.7, 1.0, 1.0])
+    assert np.array_equal(smoothed(rows, 9, 0.0), np.ones(9))
+
+
+def frequent_and_rare():
+    """400 places of each of two tokens; one of them is 16 times as frequent elsewhere."""
+    weights = np.ones(1000)
+    weights[500] = 16**-0.7
+    tokens = np.concatenate([[2], np.tile([500, 600], 400), [3]]).astype(np.int32)
+    return Masking(3, 4, SPECIAL, 1000, weights), tokens
+
+
+def test_rare_tokens_are_hidden_more_often_and_the_share_stays():
+    masking, tokens = frequent_and_rare()
+    chosen = np.array([masking.apply(tokens, 0, row)[1] for row in range(200)])
+    assert chosen.sum(1).min() >= 120
+    assert chosen.sum(1).max() <= 121
+    ratio = chosen[:, tokens == 500].sum() / chosen[:, tokens == 600].sum()
+    # A draw without replacement takes some of the difference away: 16^-0.7 = 0.144 is the first draw's.
+    assert 0.144 < ratio < 0.2
+    assert not chosen[:, [0, -1]].any()
+
+
+def test_the_share_is_kept_on_average_in_short_rows():
+    masking, tokens = frequent_and_rare()
+    chosen = [masking.apply(tokens[:11], 0, row)[1].sum() for row in range(4000)]  # ten tokens of text
+    assert set(chosen) == {1, 2}
+    assert np.mean(chosen) == pytest.approx(1.5, abs=0.05)
+
+
+def test_equal_weights_choose_every_place_alike():
+    masking = Masking(3, 4, SPECIAL, 1000, np.ones(1000))
+    chosen = np.array([masking.apply(TOKENS[:42], 0, row)[1] for row in range(3000)])
+    assert chosen[:, 1:].mean(0) == pytest.approx(np.full(41, 0.15), abs=0.035)
+    assert chosen.mean() * 42 / 41 == pytest.approx(0.15, abs=0.002)
+
+
+def test_a_row_without_text_and_one_with_a_single_token():
+    masking, _ = frequent_and_rare()
+    assert not masking.apply(np.array([2, 3], dtype=np.int32), 0, 0)[1].any()
+    assert masking.apply(np.array([2, 500, 3], dtype=np.int32), 0, 0)[1].tolist() == [False, True, False]

@@ -37,3 +37,30 @@ def test_both_recipes_have_the_controls_of_their_claim():
     assert load_recipe("classifier").controls == ("labels", "untrained", "tfidf")
     assert load_recipe("half-decoder").controls == ("labels", "untrained")
     assert len(load_recipe("half-decoder").student.layers) == 15
+
+
+def test_distilberts_recipe_has_the_numbers_of_its_paper():
+    recipe = load_recipe("distilbert")
+    objective = recipe.objective
+    assert (objective.soft_weight, objective.hard_weight, objective.layers.cosine, objective.temperature) == (
+        5,
+        2,
+        1,
+        2,
+    )
+    assert (recipe.data.mask_smoothing, recipe.student.architecture) == (0.7, "distilbert")
+    assert recipe.controls == ("labels", "untrained")
+
+
+def test_tinyberts_recipe_teaches_layers_and_then_answers():
+    recipe = load_recipe("tinybert")
+    layers = recipe.stages[1].objective
+    assert not layers.answers
+    assert (layers.layers.attention, layers.layers.hidden, layers.layers.embedding, layers.layers.map) == (
+        1,
+        1,
+        1,
+        "uniform",
+    )
+    assert recipe.objective.layers is None
+    assert recipe.student.model_name_or_path == "stage:intermediate"

@@ -107,6 +107,11 @@ WAYS = {
     "fused": {"objective": {"fused": True}},
     "fused with labels": {"objective": {"fused": True, "hard_weight": 0.5}},
     "projected": {"objective": {"projection": {}}},
+    "layers": {"objective": {"layers": {"hidden": 1, "embedding": 1, "cosine": 1, "projection": {}}}},
+    "layers alone": {
+        "objective": {"soft_weight": 0, "layers": {"hidden": 1, "projection": {}}},
+        "train": {"eval_steps": None},
+    },
     "stored": {"teacher": {"store": {"form": "hidden-fp32"}}},
 }
 

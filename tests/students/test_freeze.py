@@ -52,3 +52,14 @@ def test_nothing_is_frozen_unasked():
     module = tiny("bert", "classify")
     assert freeze(module, ()) == ()
     assert all(torch.is_grad_enabled() and weight.requires_grad for weight in module.parameters())
+
+
+def test_frozen_positions_leave_the_words():
+    module = tiny("bert", "masked-lm")
+    assert freeze(module, ("positions",)) == ("bert.embeddings.position_embeddings.weight",)
+    assert "bert.embeddings.word_embeddings.weight" in learning(module)
+
+
+def test_rotary_models_have_no_positions_to_freeze():
+    with pytest.raises(ModelError, match="`llama` model has no learnt position table"):
+        freeze(tiny("llama", "causal-lm"), ("positions",))

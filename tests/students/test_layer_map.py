@@ -1,7 +1,7 @@
 import pytest
 
 from potstill.core.errors import ModelError
-from potstill.students.layer_map import checked, copied, every, uniform
+from potstill.students.layer_map import checked, copied, every, explicit, uniform
 
 
 def test_every_second_block():
@@ -46,3 +46,24 @@ def test_uniform_refuses_a_deeper_student():
 
 def test_copied_blocks_are_paired_by_their_outputs():
     assert copied([0, 5]) == ((0, 0), (1, 1), (2, 6))
+
+
+def test_an_explicit_map_names_a_state_for_each_block():
+    assert explicit([3, 6, 9, 12], 4, 12) == uniform(4, 12)
+    assert explicit([1, 2], 2, 12) == ((0, 0), (1, 1), (2, 2))
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        ([3, 6], "names 2 teacher states and the student has 3 blocks"),
+        ([3, 6, 9, 12], "names 4 .* 3 blocks"),
+        ([0, 6, 12], "state 0 is out of range.*1 to 12"),
+        ([3, 6, 13], "state 13 is out of range.*1 to 12"),
+        ([3, 3, 6], "3 comes after 3"),
+        ([6, 3, 9], "3 comes after 6"),
+    ],
+)
+def test_a_map_that_skips_past_the_end_repeats_or_does_not_fit(layers, words):
+    with pytest.raises(ModelError, match=words):
+        explicit(layers, 3, 12)

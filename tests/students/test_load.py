@@ -199,3 +199,24 @@ def test_pads_are_known_to_a_decoder_that_classifies(llama_folder):
     found = load(llama_folder, labels=LABELS)
     assert found.module.config.pad_token_id == 0
     assert found.fresh == ("score.weight",)
+
+
+def test_an_encoder_without_a_masked_head_gets_one_that_is_tied_where_it_is_asked_for(tmp_path):
+    tiny("bert", "classify").bert.save_pretrained(tmp_path)
+    wordpiece().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="fit a head in a first stage"):
+        load(tmp_path, task="masked-lm")
+    asked = StudentSettings(model_name_or_path=str(tmp_path), head="fresh")
+    found, again = (load_model(asked, task="masked-lm", labels=None) for _ in range(2))
+    assert found.fresh
+    assert all(name.startswith("cls.") for name in found.fresh)
+    module = found.module
+    assert module.cls.predictions.decoder.weight is module.bert.embeddings.word_embeddings.weight
+    assert found.record.fingerprint == again.record.fingerprint
+
+
+def test_a_fresh_masked_head_where_there_is_one_already(tmp_path):
+    tiny("bert", "masked-lm").save_pretrained(tmp_path)
+    wordpiece().save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="it has a masked-language-model head: remove head"):
+        load_model(StudentSettings(model_name_or_path=str(tmp_path), head="fresh"), task="masked-lm", labels=None)

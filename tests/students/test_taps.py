@@ -1,4 +1,5 @@
 import dataclasses
+import warnings
 
 import pytest
 import torch
@@ -50,6 +51,7 @@ def test_hidden_states_are_transformers_own(kind, task):
         assert not torch.equal(heard[4], heard[-1])  # the final norm lies between them
 
 
+@pytest.mark.filterwarnings("ignore:.*attention returns no maps")
 @pytest.mark.parametrize(("kind", "task"), ALL)
 def test_attention_maps_are_transformers_own(kind, task):
     module, batch = tiny(kind, task), batch_of()
@@ -65,6 +67,51 @@ def test_attention_maps_are_transformers_own(kind, task):
         torch.testing.assert_close(rows, torch.ones_like(rows), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_scores_are_what_the_softmax_is_of_under_any_kernel(kind):
+    module, batch = tiny(kind, "masked-lm"), batch_of()
+    mask = torch.zeros(3, 1, 1, 9).masked_fill(~batch.attention_BL[:, None, None], -1e9)
+    with torch.no_grad():
+        scores = outputs(module, batch, Want(score_layers=(0, 3))).scores.layers
+        assert module.base_model.config._attn_implementation == "sdpa"
+        with pytest.warns(UserWarning, match="attention returns no maps"):
+            maps = outputs(module, batch, Want(attention_layers=(0, 3))).attentions.layers
+    assert set(scores) == {0, 3}
+    for layer, score_BHLL in scores.items():
+        torch.testing.assert_close((score_BHLL + mask).softmax(-1), maps[layer], rtol=0, atol=1e-6)
+        assert score_BHLL.abs().max() < 1e3  # no mask among them
+
+
+def test_the_change_of_kernel_is_said_once():
+    module, batch = tiny("bert", "classify"), batch_of()
+    with pytest.warns(UserWarning, match="sdpa attention returns no maps; from now on the eager kernel"):
+        outputs(module, batch, Want(attention_layers=(0,)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        outputs(module, batch, Want(attention_layers=(1,)))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_scores_of_a_decoder_are_refused(kind):
+    with pytest.raises(SignalError, match="use an encoder such as BERT"):
+        outputs(tiny(kind, "causal-lm"), batch_of(), Want(score_layers=(0,)))
+
+
+def test_scores_stay_exact_where_the_rest_is_bf16():
+    module, batch = tiny("bert", "masked-lm"), batch_of()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        scores = outputs(module, batch, Want(score_layers=(0,))).scores.layers[0]
+    assert scores.dtype == torch.float32
+
+
+def test_no_head_is_asked_where_no_logits_are_wanted():
+    module, batch = tiny("bert", "masked-lm"), batch_of()
+    heard = outputs(module, batch, Want(logits=False, hidden_layers=(-1,)))
+    assert heard.logits_BTV is None
+    assert torch.equal(heard.hidden.layers[-1], last_hidden(module, batch))
+
+
+@pytest.mark.filterwarnings("ignore:.*attention returns no maps")
 def test_a_mean_pooled_classifier_is_tapped():
     module, batch = pooled(), batch_of()
     with torch.no_grad():
@@ -74,9 +121,10 @@ def test_a_mean_pooled_classifier_is_tapped():
     assert heard.attentions.layers[2].shape == (3, 2, 9, 9)
 
 
+@pytest.mark.filterwarnings("ignore:.*attention returns no maps")
 def test_no_hook_stays_behind():
     module, batch = tiny("bert", "classify"), batch_of()
-    outputs(module, batch, Want(hidden_layers=(0, 1, -1), attention_layers=(0,)))
+    outputs(module, batch, Want(hidden_layers=(0, 1, -1), attention_layers=(0,), score_layers=(1,)))
     pooled_features(module, batch)
     with pytest.raises(SignalError):
         outputs(module, batch, Want(hidden_layers=(1, 9)))
@@ -91,8 +139,10 @@ def test_no_hook_stays_behind():
         (Want(hidden_layers=(5,)), "layer 5 .*0 to 4"),
         (Want(hidden_layers=(-2,)), "layer -2"),
         (Want(attention_layers=(4,)), "block 4 .*0 to 3"),
+        (Want(score_layers=(4,)), "block 4 .*0 to 3"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*attention returns no maps")
 def test_layers_that_do_not_exist(want, words):
     with pytest.raises(SignalError, match=words):
         outputs(tiny("bert", "classify"), batch_of(), want)

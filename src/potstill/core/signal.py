@@ -100,6 +100,13 @@ class Attentions:
 
 
 @dataclass(frozen=True, slots=True)
+class Scores:
+    """What attention is the softmax of, by zero-based block: q k / sqrt(d) of pairs of positions, nothing masked."""
+
+    layers: Mapping[int, AttentionsBHLL]
+
+
+@dataclass(frozen=True, slots=True)
 class Signal:
     """A teacher's comment on a batch.
 
@@ -112,6 +119,7 @@ class Signal:
     hidden: HiddenStates | None = None
     attentions: Attentions | None = None
     entries_K: Int[Tensor, " K"] | None = None
+    scores: Scores | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +130,7 @@ class Outputs:
     hidden: HiddenStates | None = None
     attentions: Attentions | None = None
     headed: HeadedStates | None = None
+    scores: Scores | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +139,8 @@ class Want:
 
     teacher: False when labels alone are learnt (then no teacher is loaded). headed: last states and their head in place
     of logits, from both sides. top_k: this many log-probabilities and the tail are enough, at `temperature`.
+    score_layers: blocks whose attention scores are wanted. student: what the student is asked for, where that differs
+    from what the teacher is.
     """
 
     teacher: bool = True
@@ -139,3 +150,15 @@ class Want:
     attention_layers: tuple[int, ...] = field(default=())
     top_k: int | None = None
     temperature: float = 1.0
+    score_layers: tuple[int, ...] = field(default=())
+    student: Want | None = None
+
+    @property
+    def inside(self) -> bool:
+        """Whether anything between the embeddings and the last state is wanted."""
+        return bool(self.hidden_layers or self.attention_layers or self.score_layers)
+
+    @property
+    def of_student(self) -> Want:
+        """The student's side."""
+        return self if self.student is None else self.student

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from transformers import PreTrainedTokenizerBase
 
 from potstill.core.batch import Batch, next_token_targets
@@ -31,10 +32,12 @@ def collate(
     return COLLATE[task](encoded, pad_id, masking, epoch)
 
 
-def collator(tokenizer: PreTrainedTokenizerBase, task: Task, seed: int = 0) -> Collate:
-    """`collate` with what stays the same in a run; the seed only matters for masked-lm."""
+def collator(
+    tokenizer: PreTrainedTokenizerBase, task: Task, seed: int = 0, weights_V: Float[np.ndarray, " V"] | None = None
+) -> Collate:
+    """`collate` with what stays the same in a run; seed and weights_V (see `Masking`) only matter for masked-lm."""
     pad_id = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
-    masking = masking_of(tokenizer, seed) if task == "masked-lm" else None
+    masking = masking_of(tokenizer, seed, weights_V) if task == "masked-lm" else None
 
     def bound(encoded: Sequence[Encoded], epoch: int) -> Batch:
         return collate(encoded, pad_id=int(pad_id), task=task, masking=masking, epoch=epoch)

@@ -17,6 +17,7 @@ from potstill.data.collate import Collate, collator
 from potstill.data.columns import Placed
 from potstill.data.encode import Encoder
 from potstill.data.encoded import Encoded
+from potstill.data.masking import smoothed
 from potstill.data.order import fingerprint
 from potstill.data.pack import pack
 from potstill.data.quarantine import Quarantine
@@ -56,7 +57,8 @@ class Split:
 class Prepared:
     """What training and evaluation read. labels: class names in order of their index, () where nothing names them.
 
-    collate: makes batches of these rows, with the recipe's seed.
+    collate: makes batches of these rows, with the recipe's seed; learnt: the same of rows that are learnt from, which
+    may hide other tokens (data.mask_smoothing).
     """
 
     train: Split
@@ -66,6 +68,7 @@ class Prepared:
     lineages: tuple[Lineage, ...]
     quarantine: Quarantine
     collate: Collate
+    learnt: Collate
 
     def summary(self) -> dict[str, Any]:
         """Counts, hashes and reasons for the run's record and the report."""
@@ -113,6 +116,11 @@ def prepare(
     splits = {
         name: _split(name, placed, encoder, quarantine) for name, placed in rows.items() if named[name]
     }  # fmt: skip
+    plain = collator(tokenizer, task, seed)
+    learnt = plain
+    if data.mask_smoothing is not None:
+        weights_V = smoothed((one.tokens for one in splits["train"].encoded), len(tokenizer), data.mask_smoothing)
+        learnt = collator(tokenizer, task, seed, weights_V)
     return Prepared(
         train=splits["train"],
         validation=splits.get("validation"),
@@ -120,7 +128,8 @@ def prepare(
         labels=tuple(labels or ()),
         lineages=tuple(lineages),
         quarantine=quarantine,
-        collate=collator(tokenizer, task, seed),
+        collate=plain,
+        learnt=learnt,
     )
 
 

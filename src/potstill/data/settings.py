@@ -42,6 +42,8 @@ class DataSettings(Settings):
     """Sources by use, and what is done with rows that do not fit.
 
     validation chooses (best checkpoint, early stop); test is what the report quotes, and nothing is chosen on it.
+    mask_smoothing: of task masked-lm: a training token is hidden in proportion to its count to the power of minus this
+    (DistilBERT's code, after XLM: 0.7), so that rare ones are hidden more often; held-out rows hide all alike.
     """
 
     train: tuple[SourceSettings, ...] = Field(min_length=1)
@@ -50,5 +52,6 @@ class DataSettings(Settings):
     labels: tuple[str, ...] | None = None
     max_length: Annotated[int, Field(ge=4)] = 128
     pack: bool = False
+    mask_smoothing: Annotated[float, Field(ge=0, le=1)] | None = None
     on_bad_row: Literal["stop", "quarantine"] = "stop"
     on_long_row: Literal["truncate", "drop", "stop"] = "truncate"

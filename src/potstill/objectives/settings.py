@@ -31,6 +31,51 @@ class ProjectionSettings(Settings):
     gradient_limit: Annotated[float, Field(gt=0)] = 1.0
 
 
+class SharedProjectionSettings(Settings):
+    """One learned linear map with a bias, from the student's states to the teacher's, for all layers (TinyBERT). It
+    begins as BERT's fresh weights do, as the identity where the widths are equal, and is no part of the student.
+
+    learning_rate: of the map, before the schedule. gradient_limit: each entry of its gradient is clamped to it; it
+    stays out of the norm that train.max_grad_norm bounds.
+    """
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    gradient_limit: Annotated[float, Field(gt=0)] = 1.0
+
+
+class LayerSettings(Settings):
+    """What is compared between the layers of student and teacher, each with its weight, beside soft_weight and
+    hard_weight (which may then both be 0).
+
+    attention: squared differences of attention scores before the softmax; hidden: of the states after each block;
+    embedding: of the states before the first (TinyBERT, Jiao et al. 2020, arXiv:1909.10351, equations 7 to 9). cosine:
+    1 - cos of the last states (DistilBERT, Sanh et al. 2019, arXiv:1910.01108, section 2). map: which teacher state
+    each student block is compared with: `uniform` is g(m) = m N / M, or one state for each block, where i is the output
+    of the i-th. projection: one linear map for all states, from the student's width to the teacher's.
+    """
+
+    attention: Annotated[float, Field(ge=0)] = 0.0
+    hidden: Annotated[float, Field(ge=0)] = 0.0
+    embedding: Annotated[float, Field(ge=0)] = 0.0
+    cosine: Annotated[float, Field(ge=0)] = 0.0
+    map: Literal["uniform"] | tuple[Annotated[int, Field(ge=1)], ...] = "uniform"
+    projection: SharedProjectionSettings | None = None
+
+    @model_validator(mode="after")
+    def something_is_compared(self) -> "LayerSettings":
+        """A map or a projection that nothing reads would be accepted and ignored."""
+        if not (self.attention or self.hidden or self.embedding or self.cosine):
+            raise ValueError("attention, hidden, embedding and cosine are all 0: raise one, or remove layers")
+        if self.map != "uniform" and not (self.attention or self.hidden):
+            raise ValueError("map has no use while attention and hidden are 0: remove it, or raise one of them")
+        if self.projection is not None and not (self.hidden or self.embedding):
+            raise ValueError(
+                "projection has no use while hidden and embedding are 0: remove it, or raise one of them "
+                "(cosine compares directions in one space)"
+            )
+        return self
+
+
 class ObjectiveSettings(Settings):
     """soft_weight * T^2 * divergence(teacher^T, student^T) + hard_weight * cross-entropy(label, student).
 
@@ -38,7 +83,7 @@ class ObjectiveSettings(Settings):
     what becomes of the rest: one `tail` bucket, or `renormalise` the kept entries. projection: compare last states in
     both models' output spaces instead of logits alone; soft_weight then weighs the three parts of that. fused: the same
     value and gradients from last states, without the logits of either side: less memory, and faster where the
-    processor has AVX-512 (language models with one teacher).
+    processor has AVX-512 (language models with one teacher). layers: what is compared inside the two models as well.
     """
 
     divergence: DivergenceName = "forward_kl"
@@ -52,6 +97,12 @@ class ObjectiveSettings(Settings):
     missing_mass: Literal["tail", "renormalise"] = "tail"
     projection: ProjectionSettings | None = None
     fused: bool = False
+    layers: LayerSettings | None = None
+
+    @property
+    def answers(self) -> bool:
+        """Whether the student's own output is taught, and not its layers alone."""
+        return self.soft_weight > 0 or self.hard_weight > 0
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -76,6 +127,11 @@ class ObjectiveSettings(Settings):
                 raise ValueError(
                     f"fused compares whole distributions in one space and {name} does not: keep one of them"
                 )
-        if self.soft_weight == 0 and self.hard_weight == 0:
+        for name, other in (("projection", self.projection), ("fused", self.fused)):
+            if self.layers is not None and other:
+                raise ValueError(
+                    f"layers goes with the logits of both models and {name} does without: keep one of them"
+                )
+        if not self.answers and self.layers is None:
             raise ValueError("soft_weight and hard_weight are both 0: nothing would be learnt")
         return self

@@ -45,6 +45,16 @@ RECIPES: dict[str, Row] = {
         line="SmolLM2-135M-Instruct to half of its layers, then skew KL with an adaptive share of its own text",
         paper="Ko et al. 2024, DistiLLM, arXiv 2402.03898",
     ),
+    "distilbert": Row(
+        file="distilbert.yaml",
+        line="MiniLM-L6 with a masked-language-model head, to three of its blocks by DistilBERT's triple loss",
+        paper="Sanh et al. 2019 (DistilBERT), arXiv 1910.01108",
+    ),
+    "tinybert": Row(
+        file="tinybert.yaml",
+        line="57-way subject of a question: two narrow blocks learn the layers of MiniLM-L6, then its answers",
+        paper="Jiao et al. 2020 (TinyBERT), arXiv 1909.10351",
+    ),
 }
 
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from potstill.core.errors import ModelError
 from potstill.core.task import Task
+from potstill.students.distilbert import as_distilbert, distilbert_name
 from potstill.students.fingerprint import recorded
 from potstill.students.labels import with_labels
 from potstill.students.layer_map import every
@@ -39,6 +40,10 @@ def make_student(
     Raises ModelError: a layer map, size, vocabulary or position count that does not fit the source.
     """
     module, notes = _body(settings, source, seed)
+    kept = source.fresh
+    if settings.architecture == "distilbert":
+        module, kept = as_distilbert(module), tuple(distilbert_name(name) for name in kept)
+        notes.append("as a DistilBERT")
     tokenizer = copy.deepcopy(source.tokenizer)
     if settings.vocabulary_size is not None:
         if not texts:
@@ -52,7 +57,7 @@ def make_student(
         module = cut_positions(module, settings.max_positions)
         tokenizer.model_max_length = settings.max_positions
         notes.append(f"{settings.max_positions} positions")
-    fresh = tuple(name for name, _ in module.named_parameters()) if settings.size is not None else source.fresh
+    fresh = tuple(name for name, _ in module.named_parameters()) if settings.size is not None else kept
     if task == "classify":
         module, head = _with_classes(module, source, settings, labels, seed)
         fresh = tuple(sorted({*fresh, *head}))

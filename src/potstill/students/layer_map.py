@@ -48,6 +48,28 @@ def uniform(student_depth: int, teacher_depth: int) -> tuple[tuple[int, int], ..
     return tuple((m, (2 * m * teacher_depth + student_depth) // (2 * student_depth)) for m in range(student_depth + 1))
 
 
+def explicit(layers: Sequence[int], student_depth: int, teacher_depth: int) -> tuple[tuple[int, int], ...]:
+    """Pairs (student state, teacher state): the named state for each block of the student, and 0 with 0.
+
+    Raises ModelError: another number of states than the student has blocks, one that does not exist, one that is named
+    twice or out of order.
+    """
+    if len(layers) != student_depth:
+        raise ModelError(
+            f"map names {len(layers)} teacher states and the student has {student_depth} blocks: name one for each"
+        )
+    for layer in layers:
+        if not 1 <= layer <= teacher_depth:
+            raise ModelError(
+                f"map: state {layer} is out of range: the teacher's blocks have the states 1 to {teacher_depth} "
+                "(0 is the embedding, which is paired by itself)"
+            )
+    for before, after in itertools.pairwise(layers):
+        if after <= before:
+            raise ModelError(f"map: {after} comes after {before}: name each state once, in increasing order")
+    return ((0, 0), *enumerate(layers, start=1))
+
+
 def copied(layers: Sequence[int]) -> tuple[tuple[int, int], ...]:
     """Pairs (student state, teacher state) of a student whose blocks were copied: block output with block output."""
     return ((0, 0), *((student + 1, teacher + 1) for student, teacher in enumerate(layers)))

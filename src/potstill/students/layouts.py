@@ -20,7 +20,9 @@ class Layout:
     From the base model: blocks (the list of layers), embeddings (modules), positions (the learnt position table).
     Inside a block: attention (the module that returns output and weights), up (into the feed-forward neurons) and down
     (out of them); neurons: the config's name for their number. From the classifier: head, its last linear. transposed:
-    linears keep [in, out]. padding_offset: the first token uses the row after that of the padding index.
+    linears keep [in, out]. padding_offset: the first token uses the row after that of the padding index. query, key:
+    the linears whose products are the attention scores, None where positions enter between (rotary models) or one
+    linear makes both.
     """
 
     blocks: str
@@ -29,6 +31,8 @@ class Layout:
     down: str
     embeddings: tuple[str, ...]
     head: str
+    query: str | None = None
+    key: str | None = None
     positions: str | None = None
     neurons: str = "intermediate_size"
     transposed: bool = False
@@ -39,6 +43,8 @@ def _bert(head: str, padding_offset: bool = False) -> Layout:
     return Layout(
         blocks="encoder.layer",
         attention="attention.self",
+        query="attention.self.query",
+        key="attention.self.key",
         up=("intermediate.dense",),
         down="output.dense",
         embeddings=("embeddings",),
@@ -65,6 +71,8 @@ LAYOUTS: Mapping[str, Layout] = {
     "distilbert": Layout(
         blocks="transformer.layer",
         attention="attention",
+        query="attention.q_lin",
+        key="attention.k_lin",
         up=("ffn.lin1",),
         down="ffn.lin2",
         neurons="hidden_dim",
@@ -90,6 +98,21 @@ LAYOUTS: Mapping[str, Layout] = {
     "smollm3": _LLAMA,
     "gemma3_text": _LLAMA,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Dimensions:
+    """Blocks, width of a state, attention heads."""
+
+    depth: int
+    width: int
+    heads: int
+
+
+def dimensions_of(module: nn.Module) -> Dimensions:
+    """Raises ModelError when the architecture is not in the table."""
+    config = config_of(module).get_text_config()
+    return Dimensions(len(blocks_of(module)), value_of(config, "hidden_size"), value_of(config, "num_attention_heads"))
 
 
 def layout_of(module: nn.Module) -> Layout:

@@ -43,6 +43,10 @@ _CLASSES: Mapping[str, tuple[Any, Any]] = {
     "mean": (AutoModel, MODEL_MAPPING),
 }
 # Only what sits between a body and the classes may be absent from the file; it then starts fresh.
+_MASKED_HEADS = (
+    *("cls", "lm_head", "vocab_transform", "vocab_layer_norm", "vocab_projector"),
+    *("generator_predictions", "generator_lm_head"),
+)
 _HEADS = ("classifier", "score", "pre_classifier", "pooler", "head")
 
 
@@ -70,6 +74,7 @@ def load_model(
 
     Without `pooling`, a classifier is read as its folder says: the mean where a sentence-transformers folder averages
     its tokens and holds no stock head, else the first token. A missing head is fresh, from a fixed seed.
+    An encoder without a masked-language-model head gets one, tied to its embeddings, for `head: fresh` alone.
     Raises ModelError: everything `inspect_folder` refuses, a vocabulary that does not fit, classes that differ from
     the saved head's, an architecture without this task, weights that are missing or not finite.
     """
@@ -88,7 +93,11 @@ def load_model(
             names = checked_labels(labels, config if keep_head else None, str(found.folder))
             replace = len(names) != config.num_labels
             config = with_labels(config, names, tokenizer)
-        module, fresh, unused = _module(found.folder, config, reading, replace, trust_remote_code)
+        headless = task == "masked-lm" and getattr(settings, "head", "copy") == "fresh"
+        heads = _MASKED_HEADS if headless else () if reading in ("masked-lm", "causal-lm") else _HEADS
+        module, fresh, unused = _module(found.folder, config, reading, heads, replace, trust_remote_code)
+    if headless and not fresh:
+        raise ModelError(f"{found.folder}: head: fresh, and it has a masked-language-model head: remove head")
     _check_finite(module, found.folder)
     record = recorded(
         module,
@@ -136,7 +145,7 @@ def _reading(settings: ModelSettings, task: Task, folder: Path, values: Mapping[
 
 
 def _module(
-    folder: Path, config: PreTrainedConfig, reading: str, replace: bool, trust_remote_code: bool
+    folder: Path, config: PreTrainedConfig, reading: str, heads: Sequence[str], replace: bool, trust_remote_code: bool
 ) -> tuple[nn.Module, tuple[str, ...], tuple[str, ...]]:
     reader, supported = _CLASSES[reading]
     native = type(config) in supported
@@ -159,7 +168,7 @@ def _module(
         except (RuntimeError, ValueError, OSError) as error:
             raise ModelError(f"{folder}: the weights do not fit the config ({error}): download it again") from error
         fresh = sorted({*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])})
-        _only_heads(fresh, folder, reading)
+        _only_heads(fresh, folder, reading, heads)
         if reading == "mean":
             module = MeanPooledClassifier(module)
             head = saved_head(folder)
@@ -176,13 +185,13 @@ def _check_task(config: PreTrainedConfig, reading: str, folder: Path) -> None:
         raise ModelError(f"{folder}: a `{config.model_type}` model cannot do {reading}: use another model or task")
 
 
-def _only_heads(fresh: Sequence[str], folder: Path, reading: str) -> None:
-    allowed = () if reading in ("masked-lm", "causal-lm") else _HEADS
+def _only_heads(fresh: Sequence[str], folder: Path, reading: str, allowed: Sequence[str]) -> None:
     lost = [name for name in fresh if not set(allowed) & set(name.split("."))]
     if lost:
+        step = ", or fit a head in a first stage (student.head: fresh)" if reading == "masked-lm" else ""
         raise ModelError(
             f"{folder}: {len(lost)} weights that {reading} needs are missing ({', '.join(lost[:3])}...), and would be "
-            "random: use a model saved for this task"
+            f"random: use a model saved for this task{step}"
         )
 
 

@@ -52,7 +52,10 @@ class StudentSettings(ModelSettings):
 
     layers: zero-based blocks to keep, in order; every: keep each k-th block (0, k, 2k, ...). vocabulary_size: keep the
     pieces the training text uses most. intermediate_size: keep the feed-forward neurons that matter most.
-    max_positions: cut the learnt position table. freeze: parts that do not learn.
+    max_positions: cut the learnt position table. architecture: a BERT rebuilt as a DistilBERT, without token types and
+    pooler. head: `copy` what the model has; `fresh`, which also gives an encoder without a masked-language-model head
+    one, tied to its embeddings; or a linear `probe` fitted on frozen features before training. freeze: parts that do
+    not learn; `positions` is the position table alone.
     """
 
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = None
@@ -61,8 +64,9 @@ class StudentSettings(ModelSettings):
     vocabulary_size: Positive | None = None
     intermediate_size: Positive | None = None
     max_positions: Positive | None = None
+    architecture: Literal["distilbert"] | None = None
     head: Literal["copy", "fresh", "probe"] = "copy"
-    freeze: tuple[Literal["embeddings", "body", "head"], ...] = ()
+    freeze: tuple[Literal["embeddings", "positions", "body", "head"], ...] = ()
 
     @model_validator(mode="after")
     def one_way_to_choose_layers(self) -> "StudentSettings":
@@ -72,6 +76,8 @@ class StudentSettings(ModelSettings):
             raise ValueError(f"{' and '.join(chosen)} contradict each other: each decides the depth; keep one of them")
         if self.layers is not None and len(self.layers) == 0:
             raise ValueError("layers is empty: name at least one block to keep")
+        if self.size is not None and self.architecture is not None:
+            raise ValueError("size and architecture contradict each other: a fresh model has nothing to rebuild")
         if self.size is not None and self.intermediate_size is not None:
             raise ValueError("size and intermediate_size contradict each other: put intermediate_size inside size")
         return self

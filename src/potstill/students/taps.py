@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 
 from potstill.core.batch import Batch
 from potstill.core.errors import ModelError, SignalError
-from potstill.core.shapes import StatesBLD
-from potstill.core.signal import Attentions, HeadedStates, HiddenStates, OutputHead, Outputs, Want
-from potstill.students.layouts import blocks_of, body_of, head_of, layout_of
+from potstill.core.shapes import AttentionsBHLL, StatesBLD
+from potstill.core.signal import Attentions, HeadedStates, HiddenStates, OutputHead, Outputs, Scores, Want
+from potstill.students.layouts import blocks_of, body_of, dimensions_of, head_of, layout_of
 from potstill.students.pooled import config_of
 
 
@@ -25,22 +26,28 @@ def outputs(module: nn.Module, batch: Batch, want: Want) -> Outputs:
     """Logits [B, 1, C] of a classifier or [B, L, V] of a language model, and the wanted states and attention maps.
 
     Rows are padded on the right. Attention maps exist under the eager kernel alone; the first call that wants them
-    switches the module to it for good. Where `headed` is wanted, the last states and their head stand in place of the
-    logits. Raises SignalError when a wanted layer does not exist, or when a model has no head of that kind.
+    switches the module to it for good, and says so. Attention scores come from the queries and keys, under any kernel.
+    Where `headed` is wanted, the last states and their head stand in place of the logits; where no logits are wanted,
+    none are computed. Raises SignalError when a wanted layer does not exist, when a model has no head of that kind, or
+    when its scores are not known.
     """
     if want.headed:
         with _heard(module, want) as heard:
             found = headed(module, batch)
         logits = None
     else:
-        found = None
+        found = logits = None
         with _heard(module, want) as heard:
-            logits = module(**_inputs(module, batch)).logits
+            if want.logits or not want.inside:
+                logits = module(**_inputs(module, batch)).logits
+            else:
+                last_hidden(module, batch)
     return Outputs(
         logits_BTV=logits.unsqueeze(1) if logits is not None and logits.dim() == 2 else logits,
         headed=found,
         hidden=HiddenStates(heard.hidden) if want.hidden_layers else None,
         attentions=Attentions(heard.attentions) if want.attention_layers else None,
+        scores=_scores(module, want, heard) if want.score_layers else None,
     )
 
 
@@ -114,6 +121,8 @@ def install_head(module: nn.Module, weight_CD: Float[Tensor, "C D"], bias_C: Flo
 class _Heard:
     hidden: dict[int, Tensor] = field(default_factory=dict)
     attentions: dict[int, Tensor] = field(default_factory=dict)
+    queries: dict[int, Tensor] = field(default_factory=dict)
+    keys: dict[int, Tensor] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
@@ -124,6 +133,8 @@ def _heard(module: nn.Module, want: Want) -> Iterator[_Heard]:
             _hear_hidden(module, want, heard, hooks)
         if want.attention_layers:
             _hear_attentions(module, want, heard, hooks)
+        if want.score_layers:
+            _hear_scores(module, want, heard, hooks)
         yield heard
 
 
@@ -147,14 +158,50 @@ def _hear_attentions(module: nn.Module, want: Want, heard: _Heard, hooks: contex
     blocks, path = blocks_of(module), layout_of(module).attention
     body = body_of(module)
     if body.config._attn_implementation != "eager":
+        warnings.warn(
+            f"{type(module).__name__}: its {body.config._attn_implementation} attention returns no maps; from now on "
+            "the eager kernel is used, which is slower",
+            stacklevel=2,
+        )
         (module if hasattr(module, "set_attn_implementation") else body).set_attn_implementation("eager")
     for layer in want.attention_layers:
-        if not 0 <= layer < len(blocks):
-            raise SignalError(
-                f"attention of block {layer} is wanted and the model has 0 to {len(blocks) - 1}: correct it"
-            )
-        part = blocks[layer].get_submodule(path)
+        part = _block(blocks, layer).get_submodule(path)
         hooks.enter_context(part.register_forward_hook(_keep_output(heard.attentions, layer, 1)))
+
+
+def _hear_scores(module: nn.Module, want: Want, heard: _Heard, hooks: contextlib.ExitStack) -> None:
+    blocks, layout = blocks_of(module), layout_of(module)
+    if layout.query is None or layout.key is None:
+        raise SignalError(
+            f"the attention scores of a `{config_of(module).model_type}` model are not products of two linears alone, "
+            "so they cannot be compared: use an encoder such as BERT, or set objective.layers.attention to 0"
+        )
+    for layer in want.score_layers:
+        block = _block(blocks, layer)
+        for path, kept in ((layout.query, heard.queries), (layout.key, heard.keys)):
+            hooks.enter_context(block.get_submodule(path).register_forward_hook(_keep_output(kept, layer, 0)))
+
+
+def _block(blocks: nn.ModuleList, layer: int) -> nn.Module:
+    if not 0 <= layer < len(blocks):
+        raise SignalError(f"attention of block {layer} is wanted and the model has 0 to {len(blocks) - 1}: correct it")
+    return blocks[layer]
+
+
+def _scores(module: nn.Module, want: Want, heard: _Heard) -> Scores:
+    """q k / sqrt(d), in at least fp32: differences of scores are what is learnt, and bf16 keeps three digits."""
+    heads = dimensions_of(module).heads
+    with torch.autocast(heard.queries[want.score_layers[0]].device.type, enabled=False):
+        found = {layer: _products(heard.queries[layer], heard.keys[layer], heads) for layer in want.score_layers}
+    return Scores(found)
+
+
+def _products(query_BLD: StatesBLD, key_BLD: StatesBLD, heads: int) -> AttentionsBHLL:
+    query_BHLd, key_BHLd = (
+        one.to(torch.promote_types(one.dtype, torch.float32)).unflatten(-1, (heads, -1)).transpose(1, 2)
+        for one in (query_BLD, key_BLD)
+    )
+    return query_BHLd @ key_BHLd.mT * query_BHLd.shape[-1] ** -0.5
 
 
 def _keep_input(kept: dict[int, Tensor]) -> Any:

@@ -132,7 +132,7 @@ class AlignedTeacher:
     def signal(self, batch: Batch, want: Want) -> Signal:
         """Logits over the shared tokens at the compared positions, 0 elsewhere; as states and head where these are
         wanted. Raises SignalError when layers are wanted, or the teacher sends neither states nor dense logits."""
-        if want.hidden_layers or want.attention_layers:
+        if want.inside:
             raise SignalError(
                 "a teacher with another tokenizer has no states at the student's positions: take an objective on "
                 "logits, or a teacher with the student's tokenizer"

@@ -61,7 +61,7 @@ class AnswerCache:
     def signal(self, batch: Batch, want: Want) -> Signal:
         """The recorded logits of the batch's rows. Raises SignalError for a row that was not recorded, and when states
         or attentions are wanted."""
-        if want.hidden_layers or want.attention_layers:
+        if want.inside:
             raise SignalError("only logits are recorded: set teacher.cache to false for an objective on layers")
         for row, identity in zip(batch.rows, batch.ids, strict=True):
             known = self.ids[row] if 0 <= row < len(self.ids) else ""

@@ -93,13 +93,7 @@ class EndpointTeacher:
 
         Raises SignalError for a want that an endpoint cannot meet, EndpointError when it fails for good.
         """
-        if (
-            want.top_k != self._line.k
-            or want.temperature != 1
-            or want.headed
-            or want.hidden_layers
-            or want.attention_layers
-        ):
+        if want.top_k != self._line.k or want.temperature != 1 or want.headed or want.inside:
             raise SignalError(
                 f"an endpoint gives its {self._line.k} likeliest tokens at temperature 1, and the objective wants "
                 f"{want}: set objective.top_k to {self._line.k} and temperature to 1, and learn from logits alone"

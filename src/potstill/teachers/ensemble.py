@@ -60,7 +60,7 @@ class Ensemble:
     def signal(self, batch: Batch, want: Want) -> Signal:
         """The combined logits, fp32. Raises SignalError when states or attentions are wanted, or a member sends no
         dense logits. Members speak one after the other: never more than one member's logits are held beside the sum."""
-        if want.hidden_layers or want.attention_layers:
+        if want.inside:
             raise SignalError(
                 "an ensemble has no hidden states or attentions of its own: take one teacher for an objective on layers"
             )

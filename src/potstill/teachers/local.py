@@ -38,12 +38,20 @@ class LocalTeacher:
             assert outputs.headed is not None, "whoever is asked for headed states answers with them"
             width = outputs.headed.head.weight_VD.shape[0]
             logits: DenseLogits | HeadedStates | None = outputs.headed.detached()
-        else:
+        elif outputs.logits_BTV is not None:
             width = outputs.logits_BTV.shape[-1]
             logits = DenseLogits(outputs.logits_BTV) if want.logits else None
+        else:
+            width, logits = self.voice.vocabulary_size, None
         if want.logits and width != self.voice.vocabulary_size:
             raise SignalError(
                 f"teacher {self.voice.teacher} has {self.voice.vocabulary_size} entries in its vocabulary but its "
                 f"logits are {width} wide: load it with its own tokenizer and labels"
             )
-        return Signal(voice=self.voice, logits=logits, hidden=outputs.hidden, attentions=outputs.attentions)
+        return Signal(
+            voice=self.voice,
+            logits=logits,
+            hidden=outputs.hidden,
+            attentions=outputs.attentions,
+            scores=outputs.scores,
+        )

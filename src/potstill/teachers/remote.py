@@ -107,6 +107,11 @@ class RemoteTeacher:
 
     def packing(self, want: Want) -> Packing:
         """The terms on which this want is answered. Raises TeacherError for a form that is not offered."""
+        if want.score_layers:
+            raise SignalError(
+                "a teacher elsewhere sends no attention scores: load it here (teacher.models), or set "
+                "objective.layers.attention to 0"
+            )
         form = self._asking.terms.form or form_for(want, headed=self.facts.get("head") is not None)
         if form not in self.facts["forms"]:
             offered = ", ".join(self.facts["forms"])

@@ -51,7 +51,7 @@ class RoutedTeacher:
         """Each row's answer by its own teacher; each teacher reads its rows once. Members are asked for whole logits in
         place of headed states, since their heads differ. Raises SignalError for a row without a known name, and when
         states of layers are wanted."""
-        if want.hidden_layers or want.attention_layers:
+        if want.inside:
             raise SignalError(
                 "routed teachers have no hidden states or attentions in common: take one teacher for an objective on "
                 "layers"

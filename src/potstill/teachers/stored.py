@@ -104,6 +104,7 @@ def refuse_other(want: Want, packing: Packing) -> None:
     lacking += [
         f"attentions of block {block}" for block in want.attention_layers if block not in packing.attention_layers
     ]
+    lacking += [f"attention scores of block {block}" for block in want.score_layers]
     if lacking:
         raise SignalError(
             f"the objective wants {', '.join(lacking)}, which the stored signals lack: record them with those layers"

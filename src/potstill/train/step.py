@@ -91,7 +91,7 @@ def backward(
     signal = plan.ranks.everywhere(lambda: _asked(plan, batch, want))
     if bad := _agreed(plan, None if signal is None else unsound_signal(signal, batch)):
         return None, bad
-    loss = plan.objective.loss(batch, signal, student_outputs(plan, batch, want, bf16=bf16), totals)
+    loss = plan.objective.loss(batch, signal, student_outputs(plan, batch, want.of_student, bf16=bf16), totals)
     if bad := _agreed(plan, _unsound_loss(loss, batch)):
         return None, bad
     loss.total.backward()
@@ -126,7 +126,8 @@ def student_outputs(plan: TrainPlan, batch: Batch, want: Want, *, bf16: bool) ->
     if outputs.headed is not None:
         head = dataclasses.replace(outputs.headed.head, weight_VD=outputs.headed.head.weight_VD.bfloat16())
         return dataclasses.replace(outputs, headed=HeadedStates(outputs.headed.states_BTD.bfloat16(), head))
-    assert outputs.logits_BTV is not None, "a student answers with states or logits"
+    if outputs.logits_BTV is None:
+        return outputs
     return dataclasses.replace(outputs, logits_BTV=outputs.logits_BTV.float())
 
 
@@ -152,7 +153,7 @@ def _spoken(signal: Signal) -> list[tuple[str, Tensor, bool]]:
     elif signal.logits is not None:
         spoken.append(("log-probabilities", signal.logits.logprobs_BTK, True))
         spoken.append(("log tail mass", signal.logits.log_tail_BT, True))
-    for kind in (signal.hidden, signal.attentions):
+    for kind in (signal.hidden, signal.attentions, signal.scores):
         if kind is not None:
             spoken += [(f"layer {layer}", tensor, False) for layer, tensor in kind.layers.items()]
     return spoken

@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from potstill.core.names import why_no_name
 from potstill.core.task import Task
 from potstill.data.order_settings import OrderSettings
 from potstill.data.settings import DataSettings, SourceSettings

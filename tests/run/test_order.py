@@ -72,13 +72,13 @@ def test_passes_get_shorter_and_what_scoring_read_is_recorded(materials, tmp_pat
     assert order_of(tmp_path / "run", "teacher") is None
 
 
-def killed(tmp_path, recipe, kills=4):
-    """The run, killed at random instants of its last stage, and gone on with."""
+def killed(tmp_path, recipe, steps):
+    """The run, killed at random instants after some saves of its last stage, and gone on with."""
     draw, died = random.Random(5), 0
-    for _ in range(kills):
+    for step in steps:
         process = Process("run", write_recipe(tmp_path, recipe), "--output-dir", tmp_path / "killed")
-        if process.until("stage student"):
-            time.sleep(draw.uniform(0.0, 0.4))
+        if process.until("stage student") and process.until(f"checkpoint {step}/"):
+            time.sleep(draw.uniform(0.0, 0.05))
         process.child.send_signal(signal.SIGKILL)
         died += process.ends() == -signal.SIGKILL
     assert died >= 2
@@ -93,9 +93,9 @@ def test_killed_at_random_instants_the_run_is_the_same_in_the_end(materials, ski
         recipe = difficult(materials, train__save_steps=1, train__dropout=0.2)
     else:
         order = MASTERY if kind == "mastery" else ZONE
-        recipe = by_skill(materials, skilled, order, train__save_steps=1, train__dropout=0.2)
+        recipe = by_skill(materials, skilled, order, train__save_steps=1, train__dropout=0.2, train__max_steps=40)
     potstill.run(write_recipe(tmp_path, recipe, "whole.yaml"), output_dir=tmp_path / "whole")
-    again = killed(tmp_path, recipe)
+    again = killed(tmp_path, recipe, (3, 10, 17, 24) if kind == "difficulty" else (2, 12, 22, 32))
     assert product(again) == product(tmp_path / "whole")
     assert losses(again) == losses(tmp_path / "whole")
     one, other = ({k: v for k, v in order_of(run).items() if k != "seconds"} for run in (again, tmp_path / "whole"))

@@ -69,4 +69,5 @@ def test_a_reader_that_leaves_early_is_no_error(tmp_path):
 
 def test_the_module_is_the_command(tmp_path):
     done = start([sys.executable, "-m", "potstill", "ls", "--json"], tmp_path)
-    assert [row["name"] for row in json.loads(done.stdout)["recipes"]] == ["classifier", "half-decoder"]
+    names = {row["name"] for row in json.loads(done.stdout)["recipes"]}
+    assert {"classifier", "half-decoder"} <= names

@@ -163,7 +163,7 @@ def test_a_password_in_the_address_is_refused_and_not_repeated(tmp_path, capsys)
         assert main(["write", file, *more]) == 2
         told = "".join(capsys.readouterr())
         assert KEY not in told
-        assert "key_env" in told
+        assert "environment variable" in told
 
 
 def test_two_writers_do_not_share_an_output(tmp_path, capsys):

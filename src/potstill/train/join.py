@@ -82,11 +82,7 @@ class _Job:
             if (told := self._failure()) is not None:
                 raise rebuilt(told)
             time.sleep(POLL_SECONDS)
-        # The store may be the leader's: it leaves last.
-        self._store.add("left", 1)
-        end = time.monotonic() + GRACE_SECONDS
-        while leads and self._store.add("left", 0) < self.size and time.monotonic() < end:
-            time.sleep(POLL_SECONDS)
+        self._leave_last("left")
 
     def explained(self, error: BaseException) -> BaseException:
         """The error to raise here: this rank's own, which the others are told, or why another one broke the job."""
@@ -106,14 +102,24 @@ class _Job:
     def _own(self, error: BaseException) -> BaseException:
         assert self._store is not None
         if isinstance(error, PotstillError) and error.told:
+            self._leave_last("heard")
             return error
         message = str(error) if isinstance(error, PotstillError) else f"{type(error).__name__}: {error}"
         kind = failed(error) if isinstance(error, PotstillError) else {"error": RunError.__name__}
         mine = json.dumps({**kind, "who": self._who(self.rank), "message": message})
         first = json.loads(self._store.compare_set("failure", "", mine))
+        self._leave_last("heard")
         if isinstance(error, PotstillError) and first["message"] == message and first["who"] != self._who(self.rank):
             error.told = True
         return error
+
+    def _leave_last(self, mark: str) -> None:
+        """The store may be the first rank's: it stays until the others have been there, or for as long as is polite."""
+        assert self._store is not None
+        self._store.add(mark, 1)
+        end = time.monotonic() + GRACE_SECONDS
+        while self.rank == 0 and self._store.add(mark, 0) < self.size and time.monotonic() < end:
+            time.sleep(POLL_SECONDS)
 
     def _broken(self, error: BaseException) -> RunError:
         """Wait a little for the reason; whoever neither gave one nor says that it waits is the one that is missing."""

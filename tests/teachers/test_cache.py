@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from potstill.core.errors import DiskError, SignalError
+from potstill.core.errors import DiskError, FolderError, SignalError
 from potstill.core.protocols import Teacher
 from potstill.core.signal import Voice, Want
 from potstill.teachers.cache import ANSWERS, MANIFEST, AnswerCache
@@ -108,14 +108,14 @@ def test_a_save_that_fails_leaves_the_earlier_one(cache, teacher, tmp_path, monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("potstill.durable.os.fsync", full)
-    with pytest.raises(DiskError, match="No space left on device; free some space"):
+    with pytest.raises(DiskError, match=r"no room to write \(No space left on device\)"):
         cache.save(tmp_path)
     assert AnswerCache.load(tmp_path, teacher.voice).ids == cache.ids
 
 
 def test_a_folder_that_cannot_be_made(cache, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DiskError, match="could not be saved"):
+    with pytest.raises(FolderError, match="cannot be written"):
         cache.save(tmp_path / "file")
 
 

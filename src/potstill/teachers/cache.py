@@ -18,10 +18,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from potstill.core.batch import Batch
-from potstill.core.errors import DiskError, SignalError
+from potstill.core.errors import SignalError
 from potstill.core.protocols import Teacher
 from potstill.core.signal import DenseLogits, Signal, Voice, Want
-from potstill.durable import replace_file
+from potstill.durable import replace_file, writing
 
 ANSWERS, MANIFEST = "answers.safetensors", "answers.json"
 
@@ -75,7 +75,7 @@ class AnswerCache:
 
     def save(self, folder: Path) -> None:
         """Write the answers, then the manifest that vouches for them: a save cut off between the two is noticed by
-        `load`. Raises DiskError when they cannot be written."""
+        `load`. Raises DiskError or FolderError when they cannot be written."""
         payload = save({"logits_RV": self.logits_RV.contiguous()})
         manifest = {
             "teacher": self.voice.teacher,
@@ -83,15 +83,10 @@ class AnswerCache:
             "sha256": hashlib.sha256(payload).hexdigest(),
             "ids": self.ids,
         }
-        try:
+        with writing(folder, needed=len(payload)):
             folder.mkdir(parents=True, exist_ok=True)
             replace_file(folder / ANSWERS, payload)
             replace_file(folder / MANIFEST, json.dumps(manifest).encode())
-        except OSError as error:
-            raise DiskError(
-                f"the teacher's answers could not be saved in {folder}: {error.strerror}; free some space or choose "
-                "another output folder"
-            ) from error
 
     @classmethod
     def load(cls, folder: Path, voice: Voice) -> AnswerCache:

@@ -86,7 +86,10 @@ def killed(tmp_path, recipe, steps):
     return tmp_path / "killed"
 
 
-@pytest.mark.parametrize("kind", ["difficulty", "mastery", "zone"])
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("mastery", "zone")]
+
+
+@pytest.mark.parametrize("kind", ["difficulty", *SLOW])
 def test_killed_at_random_instants_the_run_is_the_same_in_the_end(materials, skilled, tmp_path, kind):
     """With dropout, recorded answers, saves between evaluations and in the middle of passes."""
     if kind == "difficulty":

@@ -21,7 +21,7 @@ def gated(materials, skilled):
     return by_skill(materials, skilled, MASTERY, train__dropout=0.0, train__max_steps=6, stages__0__train__dropout=0.0)
 
 
-@pytest.mark.parametrize("recipe_of", [difficult, gated])
+@pytest.mark.parametrize("recipe_of", [gated, pytest.param(difficult, marks=pytest.mark.slow)])
 def test_two_ranks_read_the_rows_of_one(materials, skilled, tmp_path, recipe_of):
     recipe = recipe_of(materials, skilled)
     one = Process("run", write_recipe(tmp_path, recipe), "--output-dir", tmp_path / "one")

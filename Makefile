@@ -58,8 +58,9 @@ bench-transport: $(VENV)/.demo
 bench-overlap: $(VENV)/.demo
 	@$(BIN)/python benchmarks/overlap.py
 
+# One thread each, so two at a time; the tests of a file share what they made, and stay together.
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/.dev
 	@$(BIN)/python -m pytest -m slow

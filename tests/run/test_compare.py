@@ -66,6 +66,8 @@ def test_what_is_finished_is_not_run_again(compared):
         (["", " train.learning_rate=1"], [0], "two different seeds"),
         (["", " train.learning_rate=1"], [1, 1], "two different seeds"),
         (["", " train.max_steps=null train.num_train_epochs=1"], [0, 1], "unknown before its data is read"),
+        (["", " rollout='{lmbda: 0.5, prompt_tokens: 4, max_new_tokens: 4}'"], [0, 1], "text is written"),
+        (["", " seed=3"], [0, 1], "would have no effect"),
         (["", " data.test=null"], [0, 1], "has no quality.perplexity"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +27,7 @@ def compare(
     from potstill.recipe_yaml import load_recipe
 
     for arm in arms:  # before torch is imported: a fault is told in a second
-        words = arm.split()
+        words = shlex.split(arm)
         if words:
             load_recipe(words[0], words[1:])
     with working():

@@ -78,12 +78,16 @@ def replace_file(path: Path, data: bytes) -> None:
     """The whole new content or the whole old one, whatever happens."""
     aside = path.with_name(f".{path.name}.partial")
     write_file(aside, data)
-    settle(aside, path)
+    _named(aside, path)
 
 
 def settle(aside: Path, path: Path) -> None:
     """Rename a finished file into place; its bytes, then its name, reach the disk before anything relies on it."""
     flush(aside)
+    _named(aside, path)
+
+
+def _named(aside: Path, path: Path) -> None:
     aside.replace(path)
     flush(path.parent)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -34,6 +34,20 @@ class Batch:
     def tokens_read(self) -> int:
         """Tokens that are not padding."""
         return int(self.attention_BL.sum())
+
+    def take(self, rows: Sequence[int]) -> Batch:
+        """Some of the rows, in this order, with all that belongs to them."""
+        chosen = list(rows)
+        return Batch(
+            ids=tuple(self.ids[row] for row in chosen),
+            tokens_BL=self.tokens_BL[chosen],
+            attention_BL=self.attention_BL[chosen],
+            targets_BT=self.targets_BT[chosen],
+            weights={name: weights_BT[chosen] for name, weights_BT in self.weights.items()},
+            token_types_BL=None if self.token_types_BL is None else self.token_types_BL[chosen],
+            rows=tuple(self.rows[row] for row in chosen) if self.rows else (),
+            slices=tuple(self.slices[row] for row in chosen) if self.slices else (),
+        )
 
 
 def next_token_targets(tokens_BL: TokensBL, learnt_BL: MaskBL) -> tuple[TargetsBT, WeightsBT]:

@@ -88,7 +88,7 @@ class RoutedTeacher:
         found = []
         for teacher in dict.fromkeys(chosen):
             rows = [row for row, one in enumerate(chosen) if one is teacher]
-            found.append((teacher, rows, _some(batch, rows)))
+            found.append((teacher, rows, batch.take(rows)))
         return found
 
     def _teacher(self, batch: Batch, row: int) -> Teacher:
@@ -118,19 +118,6 @@ def _same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
     if one is None or other is None:
         return one is other
     return torch.equal(one, other)
-
-
-def _some(batch: Batch, rows: list[int]) -> Batch:
-    return Batch(
-        ids=tuple(batch.ids[row] for row in rows),
-        tokens_BL=batch.tokens_BL[rows],
-        attention_BL=batch.attention_BL[rows],
-        targets_BT=batch.targets_BT[rows],
-        weights={name: weights_BT[rows] for name, weights_BT in batch.weights.items()},
-        token_types_BL=None if batch.token_types_BL is None else batch.token_types_BL[rows],
-        rows=tuple(batch.rows[row] for row in rows) if batch.rows else (),
-        slices=tuple(batch.slices[row] for row in rows),
-    )
 
 
 def _together(

@@ -208,19 +208,10 @@ def cut(batch: Batch, rank: int, size: int) -> Batch:
     """Every `size`-th row. A rank that is left without a row gets one whose weights are zero: it must take part in what
     the ranks compute together, and adds nothing."""
     rows = list(range(rank, len(batch.ids), size))
-    scale = 1.0 if rows else 0.0
-    rows = rows or [0]
-    return dataclasses.replace(
-        batch,
-        ids=tuple(batch.ids[row] for row in rows),
-        tokens_BL=batch.tokens_BL[rows],
-        attention_BL=batch.attention_BL[rows],
-        targets_BT=batch.targets_BT[rows],
-        weights={name: weights_BT[rows] * scale for name, weights_BT in batch.weights.items()},
-        token_types_BL=None if batch.token_types_BL is None else batch.token_types_BL[rows],
-        rows=tuple(batch.rows[row] for row in rows) if batch.rows else (),
-        slices=tuple(batch.slices[row] for row in rows) if batch.slices else (),
-    )
+    if rows:
+        return batch.take(rows)
+    idle = batch.take([0])
+    return dataclasses.replace(idle, weights={name: torch.zeros_like(one) for name, one in idle.weights.items()})
 
 
 def failed(error: PotstillError) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What a whole training step gains from `objective.fused`.
 
-    python benchmarks/fused.py [--rounds 7] [--rows 8] [--length 256]
+    python -m benchmarks.fused [--rounds 7] [--rows 8] [--length 256]
 
 SmolLM2-135M-Instruct teaches half of its blocks on packed prose, all weights learning, half soft and half hard loss.
 The two ways take turns over one batch, each step as the loop takes it: teacher, student, loss, gradients, update. Peak
@@ -23,10 +23,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.overlap import MODEL, Given, batches_of
+from potstill.assemble import local
 from potstill.objectives.fused import FusedHinton
 from potstill.objectives.logits import Hinton
 from potstill.objectives.settings import ObjectiveSettings
-from potstill.serving import local_teacher
 from potstill.students.inherit import make_student
 from potstill.students.load import load_model
 from potstill.students.settings import ModelSettings, StudentSettings
@@ -46,7 +46,7 @@ class Bench:
     def __init__(self, rows: int, length: int, bf16: bool):
         loaded = load_model(ModelSettings(model_name_or_path=MODEL), task="causal-lm", labels=None)
         self.batch = batches_of(loaded, 1, rows=rows, length=length)[0]
-        self.teacher = local_teacher(loaded, loaded.record.vocabulary_size, bf16=bf16)
+        self.teacher = local(loaded, loaded.record.vocabulary_size, bf16=bf16)
         student = StudentSettings(model_name_or_path=MODEL, every=2)
         self.module = make_student(student, loaded, task="causal-lm", labels=None, texts=[], seed=0).module.train()
         self.settings, self.bf16 = TrainSettings(max_steps=1, bf16=bf16), bf16

@@ -182,12 +182,46 @@ def test_low_memory_computes_again_what_it_cannot_keep(name, dtype, room, monkey
     if not tiles_native.fits(task):
         pytest.skip("the compiled engine is not built, or not for this dtype and processor")
     monkeypatch.setattr(tiles_native, "LOW_WORKSPACE", tiles_native.SPARE + room)
-    kept, block = tiles_native.kept_within(tiles_native.LOW_WORKSPACE, task, 64), tiles_native.low_block(task)
-    assert (kept == (0, 0) and block > 64) if room < 0 else (0 < sum(kept) < 2 * 3001 and block == 64)
+    kept, block = tiles_native.room(task, 64), tiles_native.low_block(task)
+    assert (kept == 0 and block > 64) if room < 0 else (0 < kept < 2 * 3001 and block == 64)
     truth = [one.detach().double().requires_grad_() for one in leaves]
     problem.teacher_states, problem.teacher_head = (one.double() for one in spoken_by(problem, dtype))
     plain(problem, truth, name, params, temperature=2.0, hard=0.5).backward()
     fused(problem, leaves, name, params, temperature=2.0, hard=0.5, memory="low").backward()
+    assert max(errors(leaves, truth)) < (1e-5 if dtype == torch.float32 else 0.010)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["forward_kl", "jensen_shannon", "total_variation", "adaptive_kl"])
+@pytest.mark.parametrize("widths", [(270, 330), (330, 270)], ids=["the teacher's", "the student's"])
+@pytest.mark.parametrize("tokens", [130, 500], ids=["one block", "blocks after it"])
+def test_the_gradient_of_the_head_lends_its_place_to_logits(name, dtype, widths, tokens, monkeypatch):
+    problem = Problem(tokens=tokens, entries=3001, student=widths[0], teacher=widths[1])
+    params = dict(DIVERGENCES[name].parameters)
+    leaves = problem.inputs(dtype)
+    task = tiles.Task(
+        *(tiles.Side(states, OutputHead(head)) for states, head in (leaves[:2], spoken_by(problem, dtype))),
+        FORMS[name](**params), temperature=2.0, targets_N=None, store=False, block=64, lends=True,
+    )  # fmt: skip
+    if not tiles_native.fits(task):
+        pytest.skip("the compiled engine is not built, or not for this dtype and processor")
+    largest = max(size for size in range(64, 512, 64) if tiles_native.lends_to(task, size))
+    monkeypatch.setattr(tiles_native, "room", lambda task, tokens: 700)
+    assert tiles_native.low_block(task) == largest
+    truth = [one.detach().double().requires_grad_() for one in leaves]
+    problem.teacher_states, problem.teacher_head = (one.double() for one in spoken_by(problem, dtype))
+    plain(problem, truth, name, params, temperature=2.0, hard=0.5).backward()
+    computed = []
+    real = tiles_native.NativeEngine._keep
+
+    def watch(engine, *given):
+        real(engine, *given)
+        computed.append((engine._problem.teacher.kept, engine._problem.student.kept))
+
+    monkeypatch.setattr(tiles_native.NativeEngine, "_keep", watch)
+    fused(problem, leaves, name, params, temperature=2.0, hard=0.5, memory="low").backward()
+    assert max(computed[0]) == 3001
+    assert all(max(kept) < 3001 for kept in computed[1:])
     assert max(errors(leaves, truth)) < (1e-5 if dtype == torch.float32 else 0.010)
 
 

@@ -62,9 +62,10 @@ def linear_divergence(
     states, head and bias, once; the teacher gets none.
 
     memory: "balanced" keeps the logits of a block of tokens between the walks, about as many bytes as the gradients;
-    "low" keeps what fits into 32 MB (the compiled engine) or nothing (the others) and computes the rest again on each
-    walk: with nothing kept and at equal widths 1.5 times the products for forward and reverse KL, 2 times for the
-    others, 2.75 times for adaptive KL, which looks at the teacher six times.
+    "low" keeps what fits into 32 MB, and into the place of the head's gradient before that is written (the compiled
+    engine), or nothing (the others). The rest is computed again on each walk: with nothing kept and at equal widths 1.5
+    times the products for forward and reverse KL, 2 times for the others, 2.75 times for adaptive KL, which looks at
+    the teacher six times.
 
     Raises ValueError for an unknown divergence or parameter, shapes that do not fit, targets outside the vocabulary.
     """
@@ -122,6 +123,7 @@ def linear_losses(
         targets_N=targets_N,
         store=memory == "balanced",
         block=SMALLEST_BLOCK,
+        lends=head.weight_VD.requires_grad and torch.is_grad_enabled(),
     )
     kind = engine_of(task)
     task = dataclasses.replace(task, block=_block(task, kind))

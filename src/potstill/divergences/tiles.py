@@ -34,7 +34,8 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Everything that is the same for all blocks. store: keep logits between the walks, or compute them again."""
+    """Everything that is the same for all blocks. store: keep logits between the walks, or compute them again. lends:
+    the gradient of the head is wanted, so its place is free until it is written."""
 
     student: Side
     teacher: Side
@@ -43,6 +44,7 @@ class Task:
     targets_N: Int[Tensor, " N"] | None
     store: bool
     block: int
+    lends: bool = False
 
 
 def stored(task: Task) -> torch.dtype:

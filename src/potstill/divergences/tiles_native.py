@@ -22,7 +22,7 @@ PANEL, TILE = 64, 192  # as in native/
 LOW_WORKSPACE, LARGEST_BLOCK, RECOMPUTING_BLOCK = 32 * 2**20, 512, 256
 """Bytes above the gradients in the low-memory mode; tokens at a time where all logits are computed again."""
 
-SPARE = 5 * 2**20
+SPARE = 9 * 2**20
 """Of those, what is left to threads, tiles and the allocator."""
 
 WORTH_KEEPING = 0.25
@@ -42,6 +42,7 @@ class _Side(ctypes.Structure):
         ("states", _POINTER),
         ("store", _POINTER),
         ("kept", _LONG),
+        ("stride", _LONG),
         ("scale", _FLOAT),
         ("softcap", _FLOAT),
         ("bf16", _INT),
@@ -118,28 +119,38 @@ def fits(task: Task) -> bool:
 
 
 def low_block(task: Task) -> int:
-    """Tokens at a time in the low-memory mode: as many as may keep all their logits, or a panel that keeps a part."""
-    vocabulary = len(task.student.head.weight_VD)
-    for tokens in range(LARGEST_BLOCK, PANEL, -PANEL):
-        if kept_within(LOW_WORKSPACE, task, tokens) == (vocabulary, vocabulary):
-            return tokens
-    worth = max(kept_within(LOW_WORKSPACE, task, PANEL)) >= WORTH_KEEPING * vocabulary
-    return PANEL if worth else RECOMPUTING_BLOCK
+    """Tokens at a time in the low-memory mode: as many as may keep all their logits; or as the gradient of the head
+    lends its place to, where small blocks would keep less; or a panel that keeps a part."""
+    vocabulary, tokens = len(task.student.head.weight_VD), len(task.student.states_ND)
+    sizes = range(LARGEST_BLOCK, PANEL, -PANEL)
+    for size in sizes:
+        if room(task, size) >= 2 * vocabulary:
+            return size
+    # Both as a part of one side's logits, over all tokens.
+    in_panels = room(task, PANEL) / vocabulary
+    lent = [size for size in sizes if lends_to(task, size) and room(task, size)] if task.lends else []
+    if lent and min(lent[0] / tokens, 1.0) > in_panels:
+        return lent[0]
+    return PANEL if in_panels >= WORTH_KEEPING else RECOMPUTING_BLOCK
 
 
-def kept_within(workspace: int, task: Task, tokens: int) -> tuple[int, int]:
-    """How many entries of student and teacher a block of tokens may keep its logits of: the wider model's first, which
-    are the dearer to compute again."""
+def room(task: Task, tokens: int) -> int:
+    """How many entries of one side fit into the low-memory mode's workspace, for a block of tokens."""
     student, teacher = task.student.head.weight_VD, task.teacher.head.weight_VD
     vocabulary, width = student.shape
     laid_out = 2 * width * student.element_size() + teacher.shape[1] * teacher.element_size()
-    taken = SPARE + tokens * (RANGES * width * 4 + laid_out)
+    references = RANGES * _tiles(vocabulary) * 2 * 4
+    taken = SPARE + tokens * (RANGES * width * 4 + laid_out + references)
     if student.dtype != torch.float32:
         taken += 4 * task.student.states_ND.numel()  # their gradient, before it is rounded
-    room = max(workspace - taken, 0) // (tokens * stored(task).itemsize)
-    first = min(room, vocabulary)
-    second = min(room - first, vocabulary)
-    return (second, first) if teacher.shape[1] >= width else (first, second)
+    return max(LOW_WORKSPACE - taken, 0) // (tokens * stored(task).itemsize)
+
+
+def lends_to(task: Task, tokens: int) -> bool:
+    """Whether the gradient of the head has room for one side's logits of a block, entry by entry, until it is written:
+    each tile of logits lies where its own gradient will be, and is read before that comes."""
+    head = task.student.head.weight_VD
+    return tokens * stored(task).itemsize <= head.shape[1] * head.element_size()
 
 
 class NativeEngine:
@@ -168,11 +179,10 @@ class NativeEngine:
         tokens = min(task.block, _padded(len(student.states_ND)))
         self._partial = torch.empty(len(ranges(vocabulary)), tokens, width) if states else None
         self._problem.halves = stored(task) == torch.float16
-        self._stores = {}
-        kept = (vocabulary, vocabulary) if task.store else kept_within(LOW_WORKSPACE, task, tokens)
-        for name, entries in zip(("student", "teacher"), kept, strict=True):
-            self._stores[name] = torch.empty(tokens * entries, dtype=stored(task))
-            getattr(self._problem, name).kept = entries
+        self._room = 2 * vocabulary if task.store else min(room(task, tokens), 2 * vocabulary)
+        self._store = torch.empty(self._room * tokens, dtype=stored(task))
+        wider = task.teacher.head.weight_VD.shape[1] >= width
+        self._dearest_first = ("teacher", "student") if wider else ("student", "teacher")
 
     def begin(self, first: int, last: int) -> None:
         """Lay the states of the block out as panels of 64 tokens, zeros behind the last token."""
@@ -180,18 +190,36 @@ class NativeEngine:
         tokens = self._tokens = _padded(last - first)
         self._problem.panels = tokens // PANEL
         self._problem.adds = first > 0
-        tiles = -(-self._problem.vocabulary // RANGES // TILE) + 1
-        self._reference = torch.empty(RANGES, tiles, 2, tokens)
+        self._reference = torch.empty(RANGES, _tiles(self._problem.vocabulary), 2, tokens)
         for name, side in (("student", self._task.student), ("teacher", self._task.teacher)):
             rows = F.pad(side.states_ND[first:last], (0, 0, 0, tokens - (last - first)))
             struct = getattr(self._problem, name)
             struct.states = self._point(f"{name}.states", _panels(_words(rows).T))
-            struct.store = _place(self._stores.get(name))
             if name == "student":
                 self._problem.states_by_token = self._point("by_token", _by_token(rows))
         if self._task.targets_N is not None:
             targets = F.pad(self._task.targets_N[first:last], (0, tokens - (last - first)), value=-1)
             self._problem.targets = self._point("targets", targets.long())
+        self._keep(tokens, first)
+
+    def _keep(self, tokens: int, first: int) -> None:
+        """Where the logits of this block are kept: those that are dear to compute again before the others."""
+        vocabulary, gradient = self._problem.vocabulary, self._head_gradient_VD
+        stride, taken = tokens * self._store.element_size(), 0
+        lent = gradient is not None and not first and self._room < 2 * vocabulary and lends_to(self._task, tokens)
+        for name in self._dearest_first:
+            side = getattr(self._problem, name)
+            if gradient is not None and lent:
+                side.store, side.kept, side.stride = (
+                    _place(gradient),
+                    vocabulary,
+                    gradient.stride(0) * gradient.element_size(),
+                )
+                lent = False
+            else:
+                side.kept, side.stride = min(self._room - taken, vocabulary), stride
+                side.store = self._store.data_ptr() + taken * stride
+                taken += side.kept
 
     def logits(self, part: Range) -> Stats:
         """See Engine."""
@@ -274,6 +302,11 @@ class NativeEngine:
 
 def _place(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
+
+
+def _tiles(vocabulary: int) -> int:
+    """At most, in a range."""
+    return -(-vocabulary // RANGES // TILE) + 1
 
 
 def _padded(tokens: int) -> int:

@@ -32,16 +32,17 @@ constexpr int64_t DEPTH = 512;     // words of the summed axis at a time: a pane
 constexpr int BINS = 256;
 constexpr float SMALLEST = 1e-37f;  // stands for a probability that underflowed, where its logarithm is taken
 
-// One model's side. head: [vocabulary][words], states: panels [words][64]. store: its logits, panels [kept][64],
-// as float, or as half relative to a reference where `halves`, of tiles that end at `kept` or before; the logits of
-// the others are computed again.
+// One model's side. head: [vocabulary][words], states: panels [words][64]. store: its logits, as float, or as half
+// relative to a reference where `halves`, of tiles that end at `kept` or before; the logits of the others are computed
+// again. A tile lies as panels [count][64] from its first entry on, and each entry has `stride` bytes.
 struct Side {
     const uint32_t* head;
     int64_t words;
     const float* bias;
     const uint32_t* states;
-    void* store;
+    char* store;
     int64_t kept;
+    int64_t stride;
     float scale;
     float softcap;  // 0: none
     int32_t bf16;   // words are pairs of bf16, else floats
@@ -149,13 +150,13 @@ struct Walk {
 
     void keep(const Side& side, int64_t first, int64_t count, const float* tile, const float* reference) const {
         if (!keeps(side, first, count)) return;
+        char* const place = side.store + first * side.stride;
         for (int64_t panel = 0; panel < task.panels; ++panel) {
-            const int64_t place = (panel * side.kept + first) * PANEL;
             const float* from = tile + panel * TILE * PANEL;
             if (!task.halves) {
-                std::memcpy(static_cast<float*>(side.store) + place, from, count * PANEL * sizeof(float));
+                std::memcpy(reinterpret_cast<float*>(place) + panel * count * PANEL, from, count * PANEL * sizeof(float));
             } else {
-                uint16_t* to = static_cast<uint16_t*>(side.store) + place;
+                uint16_t* to = reinterpret_cast<uint16_t*>(place) + panel * count * PANEL;
                 for (int64_t i = 0; i < count * PANEL; i += 16) {
                     const Floats shift = _mm512_loadu_ps(reference + panel * PANEL + i % PANEL);
                     _mm256_storeu_si256((__m256i*)(to + i), to_half(_mm512_sub_ps(_mm512_load_ps(from + i), shift)));
@@ -167,13 +168,13 @@ struct Walk {
     // What `keep` kept, or the same numbers computed once more.
     void fetch(const Side& side, int64_t first, int64_t count, float* tile, const float* reference) const {
         if (!keeps(side, first, count)) return compute(side, first, count, tile);
+        const char* const place = side.store + first * side.stride;
         for (int64_t panel = 0; panel < task.panels; ++panel) {
-            const int64_t place = (panel * side.kept + first) * PANEL;
             float* to = tile + panel * TILE * PANEL;
             if (!task.halves) {
-                std::memcpy(to, static_cast<const float*>(side.store) + place, count * PANEL * sizeof(float));
+                std::memcpy(to, reinterpret_cast<const float*>(place) + panel * count * PANEL, count * PANEL * sizeof(float));
             } else {
-                const uint16_t* from = static_cast<const uint16_t*>(side.store) + place;
+                const uint16_t* from = reinterpret_cast<const uint16_t*>(place) + panel * count * PANEL;
                 for (int64_t i = 0; i < count * PANEL; i += 16) {
                     const Floats shift = _mm512_loadu_ps(reference + panel * PANEL + i % PANEL);
                     _mm512_store_ps(to + i, _mm512_add_ps(from_half(_mm256_loadu_si256((const __m256i*)(from + i))), shift));

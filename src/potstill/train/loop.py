@@ -154,6 +154,7 @@ def _record(running: Running, outcome: StepOutcome, learning_rate: float) -> Non
     plan, now = running.plan, running.standing
     if outcome.bad is None:
         values = {"loss": outcome.loss, **{f"part.{name}": value for name, value in outcome.parts.items()}}
+        values |= {f"share.{name}": value for name, value in outcome.shares.items()}
         for name, value in values.items():
             now.window[name] = now.window.get(name, 0.0) + value
         now.window_steps += 1

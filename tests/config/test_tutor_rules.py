@@ -40,7 +40,7 @@ def test_recipes_with_a_choice_and_a_hop_are_read():
         (CHOICE.replace("closer\n", "nearest\n"), "teacher.choose", "closer"),
         (TEXT + "objective: {top_k: 5}\n", "objective.top_k", "remove top_k"),
         (TEXT + "objective: {fused: true}\n", "objective.fused", "remove fused"),
-        (CHOICE.replace("  alpha: 0.1\n", "  alpha: 0.1\n  layers: {hidden: 1}\n"), "objective.layers", "remove layers"),
+        (CHOICE.replace("alpha: 0.1\n", "alpha: 0.1\n  layers: {hidden: 1}\n"), "objective.layers", "remove layers"),
         (
             TEXT.replace("closer", "label").replace("  pack: true\n", "")
             + "rollout: {lmbda: 0.5, prompt_tokens: 4}\n",

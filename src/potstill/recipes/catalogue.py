@@ -47,12 +47,12 @@ RECIPES: dict[str, Row] = {
     ),
     "takd": Row(
         file="takd.yaml",
-        line="57-way subject of a question: MiniLM-L6 teaches a tutor, which teaches a student of under a million weights",
+        line="57-way subject of a question: MiniLM-L6 teaches a tutor, which teaches a student a 24th of its size",
         paper="Mirzadeh et al. 2020, TAKD, arXiv 1902.03393",
     ),
     "teid": Row(
         file="teid.yaml",
-        line="the same in rounds: each example learnt from the teacher, its tutor or the label; the next student smaller",
+        line="the same in rounds: each example learnt from teacher, tutor or label, the next student smaller",
         paper="TEID, an abstract of the Lebanese American University; Hinton et al. 2015, arXiv 1503.02531",
     ),
     "distilbert": Row(

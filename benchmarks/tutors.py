@@ -2,16 +2,17 @@
 
     python benchmarks/tutors.py --seeds 0 1 2 3 4
 
-The teacher of the recipe `takd` is fine-tuned once, under the first seed, and teaches every arm of every seed; a seed
-decides fresh weights, the order of rows and dropout, of the tutor too, which is trained again under each. Each arm is
-an ordinary run in runs/tutors/ARM-seed-N, so a stopped benchmark goes on where it was. No checkpoint is chosen and no
-training ends early: what is measured on the test rows is the student after its last step. The tables go to standard
-output as Markdown, the numbers to benchmarks/results/tutors.json.
+The teacher of the recipe `takd` is fine-tuned once, under the first seed, and teaches every arm of every seed, as does
+what it said of all rows; a seed decides fresh weights, the order of rows and dropout. The tutor is trained again under
+each seed, and both arms that have one share it. Each arm is an ordinary run in runs/tutors/ARM-seed-N, so a stopped
+benchmark goes on where it was. No checkpoint is chosen and no training ends early: what is measured on the test rows is
+the student after its last step. The tables go to standard output as Markdown, the numbers to
+benchmarks/results/tutors.json.
 
 Budget: all arms spend the same on training, counted as steps times rows times weights that a token meets (as `potstill
 plan` counts FLOPs), the tutor's training included, the shared teacher's left out. What a chain spends on its tutor the
-others spend on more steps of the student. Reading all rows once, to record what a teacher or tutor says of them, is in
-a column of its own, in the same unit: steps of the student.
+others spend on more steps of the student. What an arm alone would read of all rows, to record what its teachers say of
+them, is in a column of its own, in the same unit: steps of the student.
 """
 
 from __future__ import annotations
@@ -48,13 +49,14 @@ def main() -> None:
     )
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_intermixed_args()
-    first = options.output_dir / f"{options.arms[0]}-seed-{options.seeds[0]}" / "stages" / "teacher"
+    teacher = options.teacher or options.output_dir / f"direct-seed-{options.seeds[0]}" / "stages" / "teacher"
     found: dict[str, list[dict[str, float]]] = {}
     for seed in options.seeds:
         for arm in options.arms:
             recipe = arm_of(potstill.load_recipe("takd", [f"seed={seed}", *options.overrides]), arm)
             folder = options.output_dir / f"{arm}-seed-{seed}"
-            for name, one in _run(recipe, folder, options.teacher or first).items():
+            _share(recipe, folder, teacher, options.output_dir / f"takd-seed-{seed}" / "stages")
+            for name, one in _run(recipe, folder).items():
                 found.setdefault(name if name == "labels" else arm, []).append(one)
             print(f"{folder} done", flush=True)
     print("\n".join([*table(found), "", *differences(found)]))
@@ -67,6 +69,7 @@ def arm_of(recipe: Recipe, arm: str) -> Recipe:
     as many more steps as cost what the tutor's training costs."""
     values = recipe.model_dump()
     values["train"] |= UNJUDGED
+    values["teacher"]["bf16"] = "auto"
     values["stages"][1]["train"] |= UNJUDGED
     values |= {"controls": ("labels",) if arm == "direct" else ()}
     values["evaluate"] |= {"cost": None, "bootstrap": 100}
@@ -82,11 +85,22 @@ def arm_of(recipe: Recipe, arm: str) -> Recipe:
     return Recipe.model_validate(values)
 
 
-def _run(recipe: Recipe, folder: Path, teacher: Path) -> dict[str, dict[str, float]]:
-    """One arm under one seed, with a teacher that is trained already where there is one."""
-    if teacher.exists() and not (folder / "config.yaml").exists():
-        RunFolder.open(folder, recipe)
-        shutil.copytree(teacher, folder / "stages" / "teacher")
+def _share(recipe: Recipe, folder: Path, teacher: Path, tutored: Path) -> None:
+    """A run that begins gets what others have done: the teacher with its answers, and the tutor of this seed with its."""
+    if (folder / "config.yaml").exists() or not (teacher / "stage.json").exists():
+        return
+    RunFolder.open(folder, recipe)
+    shutil.copytree(teacher, folder / "stages" / "teacher")
+    if tutored.exists() and len(recipe.stages) > 1:
+        shutil.copytree(tutored / "tutor", folder / "stages" / "tutor")
+    answers = [*teacher.parent.glob("student/answers-*"), *tutored.glob("student/answers-*")]
+    for stage in ("student", *(one.name for one in recipe.stages[1:])):
+        for one in answers:
+            shutil.copytree(one, folder / "stages" / stage / one.name, dirs_exist_ok=True)
+
+
+def _run(recipe: Recipe, folder: Path) -> dict[str, dict[str, float]]:
+    """One arm under one seed."""
     record = potstill.run(recipe, output_dir=folder)
     stages = {one.name: one for one in estimate(recipe)}
     trained, read = _spent(recipe, folder, stages)

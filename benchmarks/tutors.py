@@ -86,7 +86,7 @@ def arm_of(recipe: Recipe, arm: str) -> Recipe:
 
 
 def _share(recipe: Recipe, folder: Path, teacher: Path, tutored: Path) -> None:
-    """A run that begins gets what others have done: the teacher with its answers, and the tutor of this seed with its."""
+    """A run that begins gets what others have done: the teacher and its answers, and the tutor of this seed and its."""
     if (folder / "config.yaml").exists() or not (teacher / "stage.json").exists():
         return
     RunFolder.open(folder, recipe)

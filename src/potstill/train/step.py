@@ -145,24 +145,24 @@ def unsound_signal(signal: Signal, batch: Batch) -> Bad | None:
         wrong = torch.isnan(tensor) | (tensor == math.inf) if allows_zero_mass else ~torch.isfinite(tensor)
         rows = wrong.flatten(1).any(dim=1)
         if rows.any():
-            return Bad(f"teacher's {name}", tuple(batch.ids[int(row)] for row in rows.nonzero()))
+            return Bad(name, tuple(batch.ids[int(row)] for row in rows.nonzero()))
     return None
 
 
 def _spoken(signal: Signal) -> list[tuple[str, Tensor, bool]]:
     spoken: list[tuple[str, Tensor, bool]] = []
     if isinstance(signal.logits, DenseLogits):
-        spoken.append(("logits", signal.logits.logits_BTV, False))
+        spoken.append(("teacher's logits", signal.logits.logits_BTV, False))
     elif isinstance(signal.logits, HeadedStates):
-        spoken.append(("last states", signal.logits.states_BTD, False))
+        spoken.append(("teacher's last states", signal.logits.states_BTD, False))
     elif signal.logits is not None:
-        spoken.append(("log-probabilities", signal.logits.logprobs_BTK, True))
-        spoken.append(("log tail mass", signal.logits.log_tail_BT, True))
+        spoken.append(("teacher's log-probabilities", signal.logits.logprobs_BTK, True))
+        spoken.append(("teacher's log tail mass", signal.logits.log_tail_BT, True))
     if signal.tutor is not None:
         spoken.append(("tutor's logits", signal.tutor.logits_BTV, False))
     for kind in (signal.hidden, signal.attentions, signal.scores):
         if kind is not None:
-            spoken += [(f"layer {layer}", tensor, False) for layer, tensor in kind.layers.items()]
+            spoken += [(f"teacher's layer {layer}", tensor, False) for layer, tensor in kind.layers.items()]
     return spoken
 
 

@@ -33,6 +33,7 @@ FLOORS = {
     "recipes": 3,
     "traffic": 3.2,
     "estimate": 3.5,
+    "sizes": 3.5,
     "folder": 4,
     "cluster": 4,
     "assemble": 5,
@@ -74,7 +75,7 @@ TORCH_FREE = [
         "teachers.endpoint_settings",
     ),
     *("data.order_settings", "data.curriculum.graph", "data.difficulty.schedule"),
-    *("teachers.forms", "teachers.framing", "students.shape", "traffic", "estimate"),
+    *("teachers.forms", "teachers.framing", "students.shape", "traffic", "estimate", "sizes"),
     *("recipes.catalogue", "redaction", "environment", "cli.main", "cli.summary"),
 ]
 LARGEST_FILE = 400

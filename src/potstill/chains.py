@@ -1,17 +1,17 @@
-"""Chains of stages: whose product taught whom, by hash; tutors larger than their teacher; and hops that pay, or not."""
+"""Chains of stages: whose product taught whom, by hash, and hops that pay, or not."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from potstill.bench import Bench
-from potstill.config import Recipe, StageSettings
-from potstill.core.errors import DataError, FolderError, ModelError
+from potstill.config import StageSettings
+from potstill.core.errors import DataError, FolderError
 from potstill.data.encoded import Encoded
+from potstill.sizes import compare_sizes, teachers_of
 from potstill.students.record import ModelRecord
 from potstill.students.settings import ModelSettings
-from potstill.students.shape import ModelShape, shape_of, student_shape
 from potstill.train.judge import gain
 from potstill.train.plan import TrainResult
 
@@ -38,6 +38,12 @@ def refuse_changed(bench: Bench, settings: ModelSettings, record: ModelRecord) -
             f"model would stand in the chain; restore the folder, or remove {place} and run "
             f"`potstill resume {bench.folder.root}`"
         )
+
+
+def refuse_larger(bench: Bench, stage: StageSettings, student: ModelRecord) -> None:
+    """A tutor with more parameters than its teacher, both as loaded. Raises ModelError."""
+    sizes = [bench.records[one.model_name_or_path].parameters for one in teachers_of(stage)]
+    compare_sizes(bench.recipe, stage, student.parameters, sizes)
 
 
 def refuse_unlabelled_choice(bench: Bench, stage: StageSettings, rows: Sequence[Encoded]) -> None:
@@ -115,65 +121,6 @@ def _stands(bench: Bench, name: str) -> tuple[str, float]:
     record = bench.folder.stage_record(name)
     hop = record.get("hop")
     return (hop["product"], hop["product_value"]) if hop else (name, record["best_value"])
-
-
-def refuse_larger_tutors(recipe: Recipe) -> None:
-    """Before anything is trained: a tutor whose sizes, as its config states them, are above its teacher's.
-
-    Raises ModelError. What only the loaded models can tell is left to `refuse_larger`.
-    """
-    shapes: dict[str, ModelShape] = {}
-    head = recipe.task != "classify"
-    for path, stage in _places(recipe):
-        try:
-            shapes[stage.name] = student_shape(stage.student, shapes)
-            teachers = [shape_of(one, shapes) for one in _teachers(stage)]
-        except (ModelError, KeyError):  # not on this machine, or made from such a one: looked at when it is loaded
-            continue
-        own, theirs = shapes[stage.name].parameters(head=head), [one.parameters(head=head) for one in teachers]
-        _compare(recipe, path, stage, own, theirs)
-
-
-def refuse_larger(bench: Bench, stage: StageSettings, student: ModelRecord) -> None:
-    """The same of loaded models. Raises ModelError."""
-    path = next((path for path, one in _places(bench.recipe) if one.name == stage.name), f"{stage.name}.")
-    sizes = [bench.records[one.model_name_or_path].parameters for one in _teachers(stage)]
-    _compare(bench.recipe, path, stage, student.parameters, sizes)
-
-
-def _teachers(stage: StageSettings) -> Sequence[ModelSettings]:
-    return () if stage.teacher is None else stage.teacher.models
-
-
-def _places(recipe: Recipe) -> Iterator[tuple[str, StageSettings]]:
-    yield from ((f"stages.{number}.", one) for number, one in enumerate(recipe.stages))
-    yield "", recipe.final
-
-
-def _compare(recipe: Recipe, path: str, stage: StageSettings, own: int, teachers: list[int]) -> None:
-    """own: parameters of the stage's student; teachers: of its teachers, in order."""
-    if stage.teacher is None or not teachers:
-        return
-    if stage.teacher.choose is not None and teachers[1] > teachers[0]:
-        names = [one.model_name_or_path for one in stage.teacher.models]
-        raise ModelError(
-            f"{path}teacher.models.1: the tutor {names[1]} has {teachers[1]:,} parameters and its teacher {names[0]} "
-            f"has {teachers[0]:,}: a tutor stands between teacher and student; name the larger model first, or take a "
-            "smaller tutor"
-        )
-    if own > max(teachers) and f"stage:{stage.name}" in _teaching(recipe):
-        names = [one.model_name_or_path for one in stage.teacher.models]
-        raise ModelError(
-            f"{path}student: the tutor `{stage.name}` has {own:,} parameters and its teacher {', '.join(names)} has "
-            f"{max(teachers):,}: a tutor stands between teacher and student; give it fewer layers or a smaller size, "
-            "or let it be the teacher"
-        )
-
-
-def _teaching(recipe: Recipe) -> set[str]:
-    """Everything that teaches in some stage, by its name in the recipe."""
-    stages = (*recipe.stages, recipe.final)
-    return {one.model_name_or_path for stage in stages for one in _teachers(stage)}
 
 
 def told(records: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from potstill.bench import Bench
-from potstill.chains import refuse_larger_tutors, told
+from potstill.chains import told
 from potstill.config import Recipe, StageSettings
 from potstill.core.errors import FolderError, InputError, RunError
 from potstill.core.outcome import Finding
@@ -21,6 +21,7 @@ from potstill.measure import measure
 from potstill.publish import publish
 from potstill.recipe_yaml import dump_recipe, load_recipe
 from potstill.report.page import render
+from potstill.sizes import refuse_larger_tutors
 from potstill.stage import curve, run_stage
 from potstill.students.settings import ModelSettings
 from potstill.train.join import TIMEOUT_SECONDS, joined

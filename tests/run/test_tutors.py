@@ -263,6 +263,8 @@ def test_a_tutor_larger_than_its_teacher_is_refused_before_anything_is_trained(
     assert said.count("potstill: ") == 1
     assert "Traceback" not in said
     assert not (tmp_path / "run" / "stages").exists()
+    assert main(["plan", str(tmp_path / "recipe.yaml")]) == 2
+    assert capsys.readouterr().err == said, "a plan says the same"
 
 
 @pytest.mark.parametrize(("changes", "words"), LARGER.values(), ids=LARGER)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from potstill.bench import Bench
+from potstill.chains import refuse_changed, refuse_larger, refuse_unlabelled_choice
 from potstill.config import StageSettings
 from potstill.core.batch import Batch
 from potstill.core.errors import DataError, SignalError
@@ -28,6 +29,7 @@ from potstill.data.prepare import Prepared, Split
 from potstill.elsewhere import note, remote, same_tokenizer
 from potstill.evaluate.choosing import classifier_scores, language_model_scores
 from potstill.evaluate.predictions import predict, predict_tokens
+from potstill.objectives.chosen import Chosen
 from potstill.objectives.fused import FusedHinton
 from potstill.objectives.layers import LayerByLayer, paired, shared_projection
 from potstill.objectives.logits import Hinton
@@ -46,6 +48,7 @@ from potstill.teachers.ensemble import Ensemble, kept_members
 from potstill.teachers.key import read_key
 from potstill.teachers.local import LocalTeacher
 from potstill.teachers.routed import RoutedTeacher, named_route
+from potstill.teachers.tutored import TutoredTeacher
 from potstill.train.plan import Companion
 from potstill.train.precision import has_native_bf16
 from potstill.vocabularies import bridged, compared, measured, route_elsewhere, routes, spoken_by
@@ -62,6 +65,7 @@ def model(bench: Bench, settings: ModelSettings) -> tuple[LoadedModel, Prepared]
     labels = prepared.labels or None
     loaded = load_model(settings, task=bench.recipe.task, labels=labels, folder_of=made, trust_remote_code=trusted)
     refuse_long_rows(bench, loaded)
+    refuse_changed(bench, settings, loaded.record)
     bench.records[settings.model_name_or_path] = loaded.record
     return loaded, prepared
 
@@ -157,6 +161,7 @@ def teacher(bench: Bench, stage: StageSettings, made: LoadedModel, prepared: Pre
         read.append(own)
         models.append(loaded)
         bridges.append(partial(bridged, way, teacher=spoken_by(named, loaded), student=own_vocabulary))
+    refuse_larger(bench, stage, made.record)
     weights = settings.weights or (1.0,) * (len(members) + bool(settings.urls))
     if settings.drop_above is not None:
         kept = keep_members(bench, settings.drop_above, members, read)
@@ -210,6 +215,9 @@ def objective(
     if stage.objective.layers is not None:
         return layer_by_layer(bench, stage, made, heard)
     settings = stage.objective.projection
+    if stage.teacher is not None and stage.teacher.choose is not None:
+        refuse_unlabelled_choice(bench, stage, rows_of(stage, prepared))
+        return Chosen(stage.objective, stage.teacher.choose), None
     if settings is None:
         return (FusedHinton if stage.objective.fused else Hinton)(stage.objective), None
     assert heard.teacher is not None, "a recipe with a projection has a teacher"
@@ -263,6 +271,8 @@ def together(
             named_route(settings.routes, settings.route_by, one.slices, f"training row {one.row} ({one.ids[0]})")
         chosen = {value: speakers[position] for value, position in settings.routes.items()}
         return RoutedTeacher(chosen, column=settings.route_by)
+    if settings.choose is not None:
+        return TutoredTeacher(*speakers)
     if len(speakers) == 1:
         return speakers[0]
     return Ensemble(speakers, combine=settings.combine, weights=weights, temperature=stage.objective.temperature)

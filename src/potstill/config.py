@@ -20,9 +20,10 @@ from potstill.objectives.settings import ObjectiveSettings
 from potstill.recipe_order import order_rules
 from potstill.recipe_rollout import rollout_rules
 from potstill.recipe_rules import Contradiction
+from potstill.recipe_tutors import choice_rules, hop_rules
 from potstill.students.settings import StudentSettings
 from potstill.teachers.settings import TeacherSettings
-from potstill.train.settings import RolloutSettings, TrainSettings
+from potstill.train.settings import HopSettings, RolloutSettings, TrainSettings
 
 Control = Literal["labels", "untrained", "tfidf"]
 RECIPE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
@@ -44,7 +45,7 @@ class StageSettings(Settings):
 
     order: which rows are learnt from when, where not every row in every pass. use: `labelled` keeps the rows that have
     a label, `all` takes the unlabelled ones too. rollout: learn from text that the student writes during the training,
-    too.
+    too. hop: the gain over an earlier stage from which this one pays.
     """
 
     name: Annotated[str, Field(pattern=STAGE_NAME, description="lower case letters, digits and -, at most 40")]
@@ -54,6 +55,7 @@ class StageSettings(Settings):
     train: TrainSettings = TrainSettings()
     order: OrderSettings | None = None
     rollout: RolloutSettings | None = None
+    hop: HopSettings | None = None
     use: Literal["labelled", "all"] = "all"
 
     @model_validator(mode="after")
@@ -89,6 +91,7 @@ class Recipe(Settings):
     train: TrainSettings = TrainSettings()
     order: OrderSettings | None = None
     rollout: RolloutSettings | None = None
+    hop: HopSettings | None = None
     evaluate: EvaluateSettings = EvaluateSettings()
     export: ExportSettings = ExportSettings()
     controls: tuple[Control, ...] = ()
@@ -104,6 +107,7 @@ class Recipe(Settings):
             train=self.train,
             order=self.order,
             rollout=self.rollout,
+            hop=self.hop,
         )
 
     def settled(self, bf16: Mapping[str, bool]) -> Recipe:
@@ -134,6 +138,8 @@ class Recipe(Settings):
                 *(found for stage in stages for found in places.store_rules(self.task, stage)),
                 *(found for stage in stages for found in order_rules(self.task, self.data, stage)),
                 *(found for stage in stages for found in rollout_rules(self.task, self.data, stage)),
+                *(found for stage in stages for found in choice_rules(self.task, stage)),
+                *hop_rules(self.data, stages, names),
                 *rules.data_rules(self.task, self.data),
                 *rules.label_rules(self.task, self.data, stages),
                 *places.name_rules(self.name),

@@ -111,10 +111,11 @@ def _footprint(bench: Bench, folder: Path, length: int) -> Footprint:
 
 
 def who(bench: Bench) -> dict[str, ModelSettings]:
-    """The models to measure: the last stage's teacher if it is one model, the student, the trained controls."""
+    """The models to measure: the last stage's teacher if it is one model, or one with a tutor beside it, the student,
+    the trained controls."""
     recipe = bench.recipe
     found: dict[str, ModelSettings] = {}
-    if recipe.teacher is not None and len(recipe.teacher.models) == 1:
+    if recipe.teacher is not None and (len(recipe.teacher.models) == 1 or recipe.teacher.choose is not None):
         found["teacher"] = recipe.teacher.models[0]
     for name in ("student", *(control for control in recipe.controls if control != "tfidf")):
         found[name] = ModelSettings(model_name_or_path=f"stage:{name}")

@@ -17,7 +17,7 @@ from potstill.objectives.settings import ObjectiveSettings
 from potstill.students.settings import ModelSettings, StudentSettings
 from potstill.teachers.forms import FORMS
 from potstill.teachers.settings import TeacherSettings
-from potstill.train.settings import RolloutSettings, TrainSettings
+from potstill.train.settings import HopSettings, RolloutSettings, TrainSettings
 
 Path = tuple[str | int, ...]
 
@@ -77,6 +77,11 @@ class Training(Protocol):
     @property
     def rollout(self) -> RolloutSettings | None:
         """How often from its own text."""
+        ...
+
+    @property
+    def hop(self) -> HopSettings | None:
+        """Over which stage it must be a gain."""
         ...
 
 

@@ -11,12 +11,14 @@ from torch import nn
 
 from potstill import assemble, onpolicy, ordering
 from potstill.bench import Bench
+from potstill.chains import ended, hash_of, idle_record, parents, product_of, verdict
 from potstill.config import StageSettings
 from potstill.core.protocols import Observer
 from potstill.data.prepare import Prepared
 from potstill.durable import writing
 from potstill.elsewhere import looked_ahead
 from potstill.onpolicy import ORIGINS, listening, record_origins, rolled_out
+from potstill.students.fingerprint import weights_sha256
 from potstill.students.freeze import freeze, names_of
 from potstill.students.load import LoadedModel
 from potstill.students.save import save_model
@@ -37,15 +39,24 @@ def run_stage(bench: Bench, stage: StageSettings, *, steps: int | None = None) -
     """Train a stage, or find it trained, and remember its product. steps: another length than the stage's own; 0
     saves the student as initialised."""
     place = bench.folder.stage(stage.name)
-    product = place / "model"
     if not bench.ranks.lead((place / DONE).exists):
+        if (reason := ended(bench, stage)) is not None:
+            bench.say(reason)
+            record = idle_record(bench, stage, reason)
+            bench.ranks.lead(lambda: bench.folder.write_json(f"stages/{stage.name}/{DONE}", record))
+            return stand(bench, stage.name)
         bench.say(f"stage {stage.name}")
         refuse_other_vocabularies(bench, stage)
         made, prepared = assemble.student(bench, stage.student)
         with bench.closing:
             result = None if steps == 0 else learn(bench, stage, made, prepared, place, steps)
         bench.ranks.lead(lambda: finish(bench, stage, made, prepared, result, place))
-    bench.products[stage.name] = product
+    stand(bench, stage.name)
+
+
+def stand(bench: Bench, name: str) -> None:
+    """From here on `stage:NAME` is this model."""
+    bench.products[name] = bench.folder.stage(product_of(bench, name)) / "model"
 
 
 def finish(
@@ -66,6 +77,10 @@ def finish(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     done = summary(bench, made, prepared, result) | {"teachers": teachers(bench, stage) if result else []}
+    done["hash"], done["parents"] = weights_sha256(made.module)[:16], parents(bench, stage) if result else []
+    if result is not None and (hop := verdict(bench, stage, result)) is not None:
+        done["hop"] = hop
+        bench.say(hop["words"])
     done["order"] = bench.folder.read_json(f"stages/{stage.name}/{ORDER}")
     if (origins := bench.folder.read_json(f"stages/{stage.name}/{ORIGINS}")) is not None:
         done["rollout"] = origins
@@ -194,6 +209,7 @@ def teachers(bench: Bench, stage: StageSettings) -> list[dict[str, Any]]:
                     "base": one.source,
                     "revision": one.revision,
                     "licence": one.licence,
+                    "hash": hash_of(one),
                     "notes": f"{one.display_name}; taught stage {stage.name}",
                 }
             )

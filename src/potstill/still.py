@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from potstill.bench import Bench
+from potstill.chains import told
 from potstill.config import Recipe, StageSettings
 from potstill.core.errors import FolderError, InputError, RunError
 from potstill.core.outcome import Finding
@@ -20,6 +21,7 @@ from potstill.measure import measure
 from potstill.publish import publish
 from potstill.recipe_yaml import dump_recipe, load_recipe
 from potstill.report.page import render
+from potstill.sizes import refuse_larger_tutors
 from potstill.stage import curve, run_stage
 from potstill.students.settings import ModelSettings
 from potstill.train.join import TIMEOUT_SECONDS, joined
@@ -152,6 +154,7 @@ def distil(bench: Bench, *, again: str | None = None) -> None:
     differs from the trained student.
     """
     folder = bench.folder
+    bench.ranks.everywhere(lambda: refuse_larger_tutors(bench.recipe))
     for stage in (*bench.recipe.stages, bench.recipe.final):
         run_stage(bench, stage)
     bench.recipe = settled(bench)
@@ -196,23 +199,24 @@ def controls(recipe: Recipe, steps: int) -> list[tuple[StageSettings, int]]:
         plain = {"soft_weight": 0.0, "hard_weight": 1.0, "projection": None, "fused": False, "layers": None}
         alone = final.objective.model_copy(update=plain)
         use = "labelled" if recipe.task == "classify" else "all"
-        without = {"teacher": None, "order": None, "rollout": None}
+        without = {"teacher": None, "order": None, "rollout": None, "hop": None}
         stage = final.model_copy(update={"name": "labels", "objective": alone, "use": use, **without})
         found.append((stage, steps))
     if "untrained" in recipe.controls:
-        found.append((final.model_copy(update={"name": "untrained"}), 0))
+        found.append((final.model_copy(update={"name": "untrained", "hop": None}), 0))
     return found
 
 
 def ledger(bench: Bench) -> dict[str, Any]:
-    """Models and data of the run, each with its origin and licence; and the rows that the student's data left out."""
+    """Models and data of the run, each with its origin and licence, models with the hashes of those they were made
+    from; the hops of a chain; and the rows that the student's data left out."""
     entries: list[dict[str, Any]] = []
-    for name in bench.products:
-        done = bench.folder.stage_record(name)
+    records = {name: bench.folder.stage_record(name) for name in bench.products}
+    for name, done in records.items():
         notes = f"{done['model']}; {done['steps']} steps" if done["steps"] else f"{done['model']}; not trained"
         entries.append(_entry(f"stage {name}", done, notes))
         entries += [entry for entry in (*done.get("teachers", ()), *done["lineage"]) if entry not in entries]
-    return {"entries": entries, "rejected": bench.folder.stage_record("student")["data"]["refused"]}
+    return {"entries": entries, "hops": told(records), "rejected": records["student"]["data"]["refused"]}
 
 
 def _entry(role: str, done: Mapping[str, Any], notes: str) -> dict[str, Any]:
@@ -222,6 +226,8 @@ def _entry(role: str, done: Mapping[str, Any], notes: str) -> dict[str, Any]:
         "base": done["base"],
         "revision": done["revision"],
         "licence": done["licence"],
+        "hash": done.get("hash", ""),
+        "parents": done.get("parents", []),
         "notes": notes,
     }
 

@@ -113,6 +113,7 @@ WAYS = {
         "train": {"eval_steps": None},
     },
     "stored": {"teacher": {"store": {"form": "hidden-fp32"}}},
+    "chosen": {"teacher": {"choose": "closer"}},
 }
 
 
@@ -122,6 +123,8 @@ def test_every_way_to_learn_is_that_of_one_process(materials, tmp_path, way):
     recipe = recipe_of(materials)
     for name, given in WAYS[way].items():
         recipe.setdefault(name, {}).update(given)
+    if "choose" in recipe["teacher"]:  # the teacher is its own tutor: right, or the label alone
+        recipe["teacher"]["models"] *= 2
     file = write_recipe(tmp_path, recipe)
     one = Process("run", file, "--output-dir", tmp_path / "one")
     assert one.ends() == 0, one.said

@@ -87,8 +87,10 @@ def _recipe(file: str, overrides: Sequence[str], bandwidth: float | None, as_jso
     from potstill.estimate import as_json as values_of
     from potstill.estimate import decode_ceiling, estimate
     from potstill.recipe_yaml import load_recipe
+    from potstill.sizes import refuse_larger_tutors
 
     recipe = load_recipe(file, list(overrides))
+    refuse_larger_tutors(recipe)
     stages = estimate(recipe)
     values: dict[str, Any] = {"recipe": recipe.name, "stages": values_of(stages)}
     lines = [f"{recipe.name}: task {recipe.task}"]

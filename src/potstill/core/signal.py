@@ -112,6 +112,7 @@ class Signal:
 
     entries_K: which entries of the student's vocabulary the logits are over, in this order; None: all of them. Both
     sides are then normalised over these alone; the voice still names the size of the student's whole vocabulary.
+    tutor: what a second, smaller teacher says of the same rows, where the recipe has one to choose from.
     """
 
     voice: Voice
@@ -120,6 +121,7 @@ class Signal:
     attentions: Attentions | None = None
     entries_K: Int[Tensor, " K"] | None = None
     scores: Scores | None = None
+    tutor: DenseLogits | None = None
 
 
 @dataclass(frozen=True, slots=True)

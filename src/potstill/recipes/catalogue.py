@@ -45,6 +45,16 @@ RECIPES: dict[str, Row] = {
         line="SmolLM2-135M-Instruct to half of its layers, then skew KL with an adaptive share of its own text",
         paper="Ko et al. 2024, DistiLLM, arXiv 2402.03898",
     ),
+    "takd": Row(
+        file="takd.yaml",
+        line="57-way subject of a question: MiniLM-L6 teaches a tutor, which teaches a student a 24th of its size",
+        paper="Mirzadeh et al. 2020, TAKD, arXiv 1902.03393",
+    ),
+    "teid": Row(
+        file="teid.yaml",
+        line="the same in rounds: each example learnt from teacher, tutor or label, the next student smaller",
+        paper="TEID, an abstract of the Lebanese American University; Hinton et al. 2015, arXiv 1503.02531",
+    ),
     "distilbert": Row(
         file="distilbert.yaml",
         line="MiniLM-L6 with a masked-language-model head, to three of its blocks by DistilBERT's triple loss",

@@ -48,6 +48,7 @@ def figures(record: RunRecord) -> list[dict[str, object]]:
     headline, word, _ = view.HEADLINE[record.recipe["task"]]
     metric = headline.removeprefix("quality.")
     loss, quality, parts = view.curves(record, "loss"), view.curves(record, f"validation.{metric}"), view.parts(record)
+    taught = view.shares(record)
     latency, size = view.dots(record, "cost.latency_p50_ms"), view.dots(record, "cost.bytes")
     reliable = view.calibration(record)
     log = word == "perplexity"
@@ -69,6 +70,12 @@ def figures(record: RunRecord) -> list[dict[str, object]]:
             "Weighted contributions; they sum to the training loss.",
             svg.lines(parts, x_label="steps", y_label="contribution (nats)"),
             parts,
+        ),
+        (
+            "Who taught",
+            "Share of the examples learnt from the teacher, from its tutor, or from the label alone.",
+            svg.lines(taught, x_label="steps", y_label="share of examples"),
+            taught,
         ),
         (
             f"{word.capitalize()} against latency",

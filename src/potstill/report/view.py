@@ -149,6 +149,18 @@ def parts(record: RunRecord) -> list[Series]:
     ]
 
 
+def shares(record: RunRecord) -> list[Series]:
+    """By whom the positions were taught over steps, where the student chose between teacher, tutor and label."""
+    rows = [row for row in record.metrics if row.get("arm") == "student"]
+    named = (
+        ("Teacher", "share.teacher", "teacher"),
+        ("Tutor", "share.tutor", "student"),
+        ("Label", "share.label", "labels"),
+    )
+    points = {key: [(row["step"], row[key]) for row in rows if key in row] for _, key, _ in named}
+    return [Series(label, role, thin(points[key])) for label, key, role in named if points[key]]
+
+
 def dots(record: RunRecord, cost: str) -> list[Dot]:
     """Quality against a cost, one dot per subject that has both."""
     quality = HEADLINE[record.recipe["task"]][0]

@@ -56,6 +56,8 @@ class TeacherSettings(Settings):
     token uses out of both softmaxes, where the tokenizers are equal and one table is longer; `aligned` compares where
     the decoded text agrees, over the tokens that both tokenizers know. route_by: a column of data.train.columns.slices
     whose value names the row's teacher; routes: value of that column -> position in models, from 0 (urls come last).
+    choose: two models, a teacher and its tutor, and who of them teaches each example: `closer`, the one that is right
+    and nearer to the student, or the label alone where neither is right; or one of `teacher`, `tutor`, `label` for all.
     cache: ask the teacher once for every training row and reuse its answers in every pass (classifiers). store: the
     same for language models, on the disk and for other runs too; a teacher elsewhere sends `store.form`, and is not
     asked where every row is there. bf16: run the teacher under bf16 autocast, its logits
@@ -88,6 +90,7 @@ class TeacherSettings(Settings):
     vocabulary: Literal["equal", "padded", "aligned"] = "equal"
     route_by: Annotated[str, Field(min_length=1)] | None = None
     routes: dict[str, Annotated[int, Field(ge=0)]] | None = None
+    choose: Literal["closer", "teacher", "tutor", "label"] | None = None
     cache: bool = False
     store: StoreSettings | None = None
     bf16: Literal["auto"] | bool = False
@@ -115,7 +118,7 @@ class TeacherSettings(Settings):
                 if given:
                     raise ValueError(f"{name} and endpoint contradict each other: keep one of them")
             ours = ("combine", "weights", "drop_above", "cache", "store", "bf16", "vocabulary", "route_by", "routes")
-            for name in ours:
+            for name in (*ours, "choose"):
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"{name} has no use for an endpoint, which is one teacher on its own machine")
         return self
@@ -139,6 +142,23 @@ class TeacherSettings(Settings):
         if unused := sorted(set(range(last + 1)) - set(self.routes.values())):
             whose = f"models.{unused[0]}" if unused[0] < len(self.models) else "the teacher elsewhere"
             raise ValueError(f"{whose} has no route, so nobody would ask it: add a route, or remove it")
+        return self
+
+    @model_validator(mode="after")
+    def a_teacher_and_its_tutor(self) -> TeacherSettings:
+        """A choice is between two models of this process that speak of the same entries."""
+        if self.choose is None:
+            return self
+        if len(self.models) != 2 or self.urls:
+            raise ValueError(
+                f"choose is between two models of this process, the teacher and then its tutor, and there are "
+                f"{len(self.models)}{' and a teacher elsewhere' if self.urls else ''}: name these two"
+            )
+        for name in ("combine", "weights", "drop_above", "routes", "vocabulary", "store"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"choose takes one of two whole answers and {name} makes something else of them: remove {name}"
+                )
         return self
 
     @model_validator(mode="after")

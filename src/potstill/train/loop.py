@@ -6,14 +6,14 @@ path, so that a run stopped anywhere does, when it goes on, exactly what it woul
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from potstill.core.errors import DiskError, InputError, NumbersError, RunError, Stopped, TeacherAway
+from potstill.core.errors import DiskError, NumbersError, RunError, Stopped, TeacherAway
 from potstill.core.protocols import Observer
 from potstill.train.capture import restore_buffers
 from potstill.train.determinism import deterministic, restore_random_state
+from potstill.train.judge import judge
 from potstill.train.metrics import metrics_file
 from potstill.train.optimise import schedule_factor, set_learning_rate, warmup_steps
 from potstill.train.pause import pause, save_between_steps
@@ -21,9 +21,6 @@ from potstill.train.plan import TrainPlan, TrainResult
 from potstill.train.resume import Running, begin, boundary, save
 from potstill.train.step import Bad, StepOutcome, take_step
 from potstill.train.stop import StopFlag
-
-# The last word of a metric's name. Every other metric is better when higher.
-LOWER_IS_BETTER = ("loss", "perplexity", "cross_entropy", "kl", "mean_kl", "ece", "brier")
 
 
 def train(plan: TrainPlan, *, flag: StopFlag, observers: Sequence[Observer] = ()) -> TrainResult:
@@ -86,22 +83,9 @@ def _evaluate(running: Running) -> None:
         restore_random_state(running.before.random)
     metrics = plan.ranks.lead(lambda: found)
     now.metrics, now.evaluated = metrics, now.step
-    value = _judged(metrics, plan.settings.metric_for_best_model, now.step)
-    lower = plan.settings.metric_for_best_model.rsplit(".", 1)[-1] in LOWER_IS_BETTER
-    if now.best_value is None or (value < now.best_value if lower else value > now.best_value):
-        now.best_value, now.best_step, now.without_better = value, now.step, 0
-    else:
-        now.without_better += 1
+    judge(now, plan.settings, metrics)
     running.curve.append("evaluate", now.step, {f"validation.{name}": value for name, value in metrics.items()})
     running.notify("evaluate", metrics)
-
-
-def _judged(metrics: Mapping[str, float], name: str, step: int) -> float:
-    if name not in metrics:
-        raise InputError(f"train.metric_for_best_model is {name}, but the evaluation returns {', '.join(metrics)}")
-    if not math.isfinite(metrics[name]):
-        raise NumbersError(f"step {step}: the evaluation's {name} is {metrics[name]}; lower train.learning_rate")
-    return metrics[name]
 
 
 def _patience_ended(running: Running) -> bool:
@@ -154,6 +138,7 @@ def _record(running: Running, outcome: StepOutcome, learning_rate: float) -> Non
     plan, now = running.plan, running.standing
     if outcome.bad is None:
         values = {"loss": outcome.loss, **{f"part.{name}": value for name, value in outcome.parts.items()}}
+        values |= {f"share.{name}": value for name, value in outcome.shares.items()}
         for name, value in values.items():
             now.window[name] = now.window.get(name, 0.0) + value
         now.window_steps += 1

@@ -57,7 +57,8 @@ class Standing:
     """How far a training is: all of it goes into `state.json`.
 
     window: sums of loss and parts since the last line of the curve, and window_steps how many steps they are of.
-    evaluated: the step of the last evaluation. without_better: evaluations since the best one.
+    evaluated: the step of the last evaluation. without_better: evaluations without a gain on `judged_by`, the value
+    that the last gain reached.
     """
 
     step: int = 0
@@ -70,6 +71,7 @@ class Standing:
     best_step: int = 0
     best_value: float | None = None
     without_better: int = 0
+    judged_by: float | None = None
     window: dict[str, float] = field(default_factory=dict)
     window_steps: int = 0
 

@@ -16,7 +16,9 @@ class TrainSettings(Settings):
     head_learning_rate: for the classifier head, where it should differ. bf16: autocast; "auto" turns it on where the
     processor multiplies bf16 natively and a timed probe is faster. skip_bad_steps: steps whose loss or gradient is not
     finite are skipped and logged this many times, then the run stops. early_stop_patience: evaluations without a better
-    `metric_for_best_model` before training ends. group_by_length: rows of like length share a batch.
+    `metric_for_best_model` before training ends. early_stop_threshold: by how much it must become better over that many
+    evaluations, in its own unit (0.001 of accuracy is 0.1 points); by anything when absent. group_by_length: rows of
+    like length share a batch.
     """
 
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
@@ -40,6 +42,7 @@ class TrainSettings(Settings):
     logging_steps: Positive = 10
     metric_for_best_model: str = "loss"
     early_stop_patience: Positive | None = None
+    early_stop_threshold: Annotated[float, Field(gt=0)] | None = None
     skip_bad_steps: Annotated[int, Field(ge=0)] = 3
     group_by_length: bool = True
     dropout: Fraction | None = None
@@ -51,7 +54,21 @@ class TrainSettings(Settings):
             raise ValueError("max_steps and num_train_epochs contradict each other: keep one of them")
         if self.early_stop_patience is not None and self.eval_steps is None:
             raise ValueError("early_stop_patience needs eval_steps: without evaluations nothing can be judged")
+        if self.early_stop_threshold is not None and self.early_stop_patience is None:
+            raise ValueError("early_stop_threshold needs early_stop_patience: over how many evaluations it is gained")
         return self
+
+
+class HopSettings(Settings):
+    """Whether a hop of a chain pays, as the ledger then says in words. Where it does not, later stages load the better
+    of the two models, and a stage whose own hop is over this one is not trained.
+
+    over: the earlier stage that this one is held against, by `metric_for_best_model` on the validation rows.
+    least_gain: by how much this stage must be better, in the unit of that metric: 0.001 of accuracy is 0.1 points.
+    """
+
+    over: Annotated[str, Field(min_length=1)]
+    least_gain: Annotated[float, Field(ge=0)] = 0.001
 
 
 class AdaptiveSettings(Settings):

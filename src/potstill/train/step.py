@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -37,12 +37,13 @@ class Bad:
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """loss, parts: over the whole step. grad_norm: before clipping. bad: why no update was made, else None."""
+    """loss, parts, shares: over the whole step. grad_norm: before clipping. bad: why no update was made, else None."""
 
     loss: float
     parts: Mapping[str, float]
     grad_norm: float
     bad: Bad | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
 
 
 def take_step(
@@ -62,7 +63,7 @@ def take_step(
         totals.update(plan.objective.counts(batch))
     if not any(totals.values()):
         return _refused(optimiser, "weights (they are all zero: there is nothing to learn)", batches)
-    loss, parts = 0.0, Counter[str]()
+    loss, parts, shares = 0.0, Counter[str](), Counter[str]()
     for batch in share(plan.ranks, batches):
         poll()
         found, bad = backward(plan, batch, totals, bf16=bf16)
@@ -71,16 +72,20 @@ def take_step(
             return StepOutcome(math.nan, {}, math.nan, bad)
         loss += float(found.total.detach())
         parts.update(found.parts)
+        shares.update(found.shares)
     if plan.companion is not None:
         plan.ranks.add_up([p.grad for p in plan.companion.module.parameters() if p.grad is not None])
-    sums = plan.ranks.summed({"loss": loss, **{f"part.{name}": value for name, value in parts.items()}})
+    named = {"part": parts, "share": shares}
+    told = {f"{kind}.{name}": value for kind, one in named.items() for name, value in one.items()}
+    sums = plan.ranks.summed({"loss": loss, **told})
     norm = gradient_norm(optimiser)
     if not math.isfinite(float(norm)):
         return _refused(optimiser, f"gradient of {_worst(optimiser)}", batches)
     bound_gradients(optimiser, norm, plan.settings.max_grad_norm)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
-    return StepOutcome(sums["loss"], {name: sums[f"part.{name}"] for name in parts}, float(norm))
+    over = {kind: {name: sums[f"{kind}.{name}"] for name in one} for kind, one in named.items()}
+    return StepOutcome(sums["loss"], over["part"], float(norm), shares=over["share"])
 
 
 def backward(
@@ -140,22 +145,24 @@ def unsound_signal(signal: Signal, batch: Batch) -> Bad | None:
         wrong = torch.isnan(tensor) | (tensor == math.inf) if allows_zero_mass else ~torch.isfinite(tensor)
         rows = wrong.flatten(1).any(dim=1)
         if rows.any():
-            return Bad(f"teacher's {name}", tuple(batch.ids[int(row)] for row in rows.nonzero()))
+            return Bad(name, tuple(batch.ids[int(row)] for row in rows.nonzero()))
     return None
 
 
 def _spoken(signal: Signal) -> list[tuple[str, Tensor, bool]]:
     spoken: list[tuple[str, Tensor, bool]] = []
     if isinstance(signal.logits, DenseLogits):
-        spoken.append(("logits", signal.logits.logits_BTV, False))
+        spoken.append(("teacher's logits", signal.logits.logits_BTV, False))
     elif isinstance(signal.logits, HeadedStates):
-        spoken.append(("last states", signal.logits.states_BTD, False))
+        spoken.append(("teacher's last states", signal.logits.states_BTD, False))
     elif signal.logits is not None:
-        spoken.append(("log-probabilities", signal.logits.logprobs_BTK, True))
-        spoken.append(("log tail mass", signal.logits.log_tail_BT, True))
+        spoken.append(("teacher's log-probabilities", signal.logits.logprobs_BTK, True))
+        spoken.append(("teacher's log tail mass", signal.logits.log_tail_BT, True))
+    if signal.tutor is not None:
+        spoken.append(("tutor's logits", signal.tutor.logits_BTV, False))
     for kind in (signal.hidden, signal.attentions, signal.scores):
         if kind is not None:
-            spoken += [(f"layer {layer}", tensor, False) for layer, tensor in kind.layers.items()]
+            spoken += [(f"teacher's layer {layer}", tensor, False) for layer, tensor in kind.layers.items()]
     return spoken
 
 

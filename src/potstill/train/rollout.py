@@ -42,8 +42,8 @@ class Rollouts:
     """A BatchSource over another one, and an Observer, since the scheduler follows the validation loss.
 
     source: gives the batches whose prompts are continued; it moves on whatever its batch is used for, so that a pass
-    over the data is as long as without rollouts, and whatever order it has is the order of the prompts. write: see `Write`. batches: of the whole training. measure: the
-    validation loss before the first step, which only `adaptive` asks for.
+    over the data is as long as without rollouts, and its order is that of the prompts. write: see `Write`. batches: of
+    the whole training. measure: the validation loss before the first step, which only `adaptive` asks for.
     """
 
     def __init__(

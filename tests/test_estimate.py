@@ -108,9 +108,7 @@ def test_prompts_of_their_own_are_as_long_as_a_row_can_be():
     data = {"train": [{"dataset_name": "rows.jsonl", "rows": "completion"}], "max_length": 64}
     (one,) = estimate(recipe(rollout={"lmbda": 1, "max_new_tokens": 32}, data=data))
     assert one.writing.longer == 8 * (63 + 32 - 64)
-    assert (one.flops, one.writing.all_flops, one.writing.all_tokens) == (None, None, None), (
-        "how many rows, nobody knows"
-    )
+    assert (one.flops, one.writing.all_flops, one.writing.all_tokens) == (None, None, None)
 
 
 def test_prompts_chosen_by_difficulty_cost_both():

@@ -3,7 +3,8 @@
 FLOPs are the usual count: 2 for each weight a token meets forwards, 4 more backwards, the head over the vocabulary
 included, attention maps left out (6 N_body + 2 V (3 D_student + D_teacher) with the teacher's body besides).
 Memory is what must lie there at once: weights, gradients and AdamW's two moments of the student in fp32, weights of the
-teachers, keys and values of a batch that the student writes; activations come on top. What the data alone can tell (how many rows, how long) is an upper bound or unknown.
+teachers, keys and values of a batch that the student writes; activations come on top. What the data alone can tell (how
+many rows, how long) is an upper bound or unknown.
 """
 
 from __future__ import annotations

@@ -130,8 +130,8 @@ def _writing(one: Writing) -> str:
         return "  writing   unknown before the data is read"
     rises = "" if one.certain else ", if the validation loss rises at every evaluation"
     return (
-        f"  writing   {one.all_flops:.3g} FLOPs of these, at most {one.all_tokens:,} tokens of the student's own{rises};"
-        f" keys and values {_sized(one.cache_bytes)} of the memory"
+        f"  writing   {one.all_flops:.3g} FLOPs of these, at most {one.all_tokens:,} tokens of the student's own{rises}"
+        f"; keys and values {_sized(one.cache_bytes)} of the memory"
     )
 
 

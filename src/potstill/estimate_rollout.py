@@ -1,6 +1,6 @@
 """What a student's own text costs, by arithmetic: it is read token by token, with a cache of keys and values.
 
-Of N tokens after a prompt of P the student reads P + N - 1, the last one being read by nobody, and meets its output layer
+Of N tokens after a prompt of P the student reads P + N - 1, as nobody reads the last one, and meets its output layer
 N times. Rows that meet an end token cost less, and so do batches that a replay buffer gives back: it is all at most.
 """
 

@@ -78,8 +78,8 @@ def test_an_empty_prompt_of_a_student_that_writes(materials, tmp_path, capsys):
 
 
 def test_a_teacher_that_loses_nothing_ranks_by_what_the_student_loses(materials, tmp_path, monkeypatch):
-    """Half of the rows with a loss of exactly zero: no infinite ratio, the run goes through, and of the rows that a pass
-    keeps most are those."""
+    """Half of the rows with a loss of exactly zero: no infinite ratio, the run goes through, and the rows that the last
+    pass keeps are among those."""
     asked = ordering.RowLosses.teacher
     kept = []
     monkeypatch.setattr(

@@ -25,11 +25,11 @@ INTRODUCTION = """\
 *Written by `python docs/make_methods.py`; do not edit. What was measured stands in `docs/results/effects.yaml`.*
 
 Methods compose: each is a setting of a training, and a recipe has as many trainings as it wants. The recipe
-[`composed`](results/composed.md) has a tutor, layer losses, skew KL and difficult rows at once. What contradicts each other is refused when the
-recipe is read, with the reason.
+[`composed`](results/composed.md) has a tutor, layer losses, skew KL and difficult rows at once. What contradicts each
+other is refused when the recipe is read, with the reason.
 
-Effects are ours, on small models and two cores, negative ones included. "Not measured" means that the method does what its paper says
-(its tests hold it against known answers), and that nobody here knows yet what it is worth.
+Effects are ours, on small models and two cores, negative ones included. "Not measured" means that the method does what
+its paper says (its tests hold it against known answers), and that nobody here knows yet what it is worth.
 """
 
 

@@ -34,8 +34,8 @@ _LAYERS = "a teacher that is elsewhere, recorded, or has another tokenizer"
 
 # Of each divergence: where it is of no use.
 _DIVERGENCE_LIMITS: Mapping[str, str] = {
-    "forward_kl": "a student much smaller than its teacher: it must cover what it cannot hold, and its text grows vague",
-    "reverse_kl": "where all of several answers matter: it keeps to the likeliest; far from the teacher it is unbounded",
+    "forward_kl": "a student much smaller than its teacher: it must cover what it cannot hold, and grows vague",
+    "reverse_kl": "where several answers matter: it keeps to the likeliest; far from the teacher it is unbounded",
     "jensen_shannon": "beta near 0 or 1: its scale vanishes there",
     "skew_kl": "alpha near 1: the mixture is then the teacher itself, and little is taught",
     "skew_reverse_kl": "alpha near 1: the mixture is then the student itself, and little is taught",
@@ -96,7 +96,7 @@ METHODS: Mapping[str, Method] = {
         "Which rows, and when", "rows that the teacher knows and the student does not",
         "He et al. 2025, DA-KD, ICML 2025, PMLR 267:22379-22391", "order.difficulty", None,
         "order: {difficulty: {passes: 10}}",
-        "a recorded teacher no larger than a few students: reading all rows for the scores costs what shorter passes save",
+        "a recorded teacher no larger than a few students: reading all rows costs what shorter passes save",
     ),
     "mastery": Method(
         "Which rows, and when", "skills that open when those they build on are mastered",
@@ -110,11 +110,13 @@ METHODS: Mapping[str, Method] = {
         "order: {zone: {slice_by: skill}}", "rows without a known skill; skills that are learnt at one pace",
     ),
     "layers": Method(
-        "Students", "some of the teacher's blocks, copied", f"{_DISTILBERT}, section 3; Gromov et al. 2024, arXiv:2403.17887",
+        "Students", "some of the teacher's blocks, copied",
+        f"{_DISTILBERT}, section 3; Gromov et al. 2024, arXiv:2403.17887",
         "student.layers", None, "student: {layers: [0, 2, 5]}", "a student of another width",
     ),
     "every": Method(
-        "Students", "every k-th block, copied", f"{_DISTILBERT}, section 3", "student.every", None, "student: {every: 2}",
+        "Students", "every k-th block, copied", f"{_DISTILBERT}, section 3", "student.every", None,
+        "student: {every: 2}",
         "decoders, whose blocks differ in what they are worth: choose them by their effect, and name them in `layers`",
     ),
     "size": Method(

@@ -32,6 +32,7 @@ FLOORS = {
     "recipe": 3,
     "recipes": 3,
     "traffic": 3.2,
+    "estimate_rollout": 3.2,
     "estimate": 3.5,
     "sizes": 3.5,
     "folder": 4,

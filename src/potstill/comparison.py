@@ -50,9 +50,10 @@ def arms_of(given: Sequence[str]) -> list[Arm]:
             raise InputError(f"{settled[0]!r} would have no effect: --seeds and --output-dir are for all arms")
         recipe = load_recipe(words[0], list(words[1:]))
         flops = [one.flops for one in estimate(recipe)]
-        # What a student writes is not counted by `plan`, so its budget is not known either.
-        written = any(stage.rollout is not None for stage in (*recipe.stages, recipe.final))
-        known = None if None in flops or written else sum(one for one in flops if one is not None)
+        # How often a scheduler lets the student write only the training tells; `plan` counts the most that it can be.
+        rollouts = [stage.rollout for stage in (*recipe.stages, recipe.final) if stage.rollout is not None]
+        open_ended = any(one.adaptive is not None for one in rollouts)
+        known = None if None in flops or open_ended else sum(one for one in flops if one is not None)
         arms.append(Arm(" ".join((Path(words[0]).stem, *words[1:])), words, recipe, known))
     if len(arms) < 2:
         raise InputError("one recipe cannot be compared: give two or more, each in one quoted argument")
@@ -68,8 +69,8 @@ def refuse_unequal(arms: Sequence[Arm]) -> None:
     """Raises InputError unless every arm's trainings cost as many FLOPs, teachers included, within 5 %."""
     if unknown := [arm.name for arm in arms if arm.flops is None]:
         raise InputError(
-            f"the budget of {unknown[0]!r} is unknown before its data is read, or its text is written: set "
-            "train.max_steps (of each stage), leave rollout out, or compare with --any-budget"
+            f"the budget of {unknown[0]!r} is unknown before its data is read, or depends on a scheduler: set "
+            "train.max_steps (of each stage) and rollout.lmbda for rollout.adaptive, or compare with --any-budget"
         )
     spent = {arm.name: arm.flops for arm in arms if arm.flops is not None}
     least, most = min(spent, key=lambda name: spent[name]), max(spent, key=lambda name: spent[name])

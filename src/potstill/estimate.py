@@ -3,7 +3,8 @@
 FLOPs are the usual count: 2 for each weight a token meets forwards, 4 more backwards, the head over the vocabulary
 included, attention maps left out (6 N_body + 2 V (3 D_student + D_teacher) with the teacher's body besides).
 Memory is what must lie there at once: weights, gradients and AdamW's two moments of the student in fp32, weights of the
-teachers; activations come on top. What the data alone can tell (how many rows, how long) is an upper bound or unknown.
+teachers, keys and values of a batch that the student writes; activations come on top. What the data alone can tell (how
+many rows, how long) is an upper bound or unknown.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from potstill.config import Recipe, StageSettings
 from potstill.core.errors import InputError
 from potstill.data.difficulty.schedule import batches
 from potstill.data.settings import DataSettings
+from potstill.estimate_rollout import Writing, writing
 from potstill.students.shape import ModelShape, shape_of, student_shape
 from potstill.traffic import Price, Reason, StepShape, chosen, price, prices
 
@@ -26,7 +28,7 @@ FP32, TRAINED = 4, 16
 class StageEstimate:
     """One training. None is what only the data can tell. student_flops, teacher_flops: of one step. asked_steps: steps
     in which the teacher is asked; fewer than all where its answers are kept. scoring_flops: of all readings that only
-    tell how hard the rows are.
+    tell how hard the rows are. writing: what the student writes itself.
 
     wire: bytes of one step of one teacher in each form, for language models; form: the one that is kept, or would be
     chosen, and why. store_bytes: of the signals that are kept, at most.
@@ -42,6 +44,7 @@ class StageEstimate:
     student_flops: int
     teacher_flops: int
     scoring_flops: int | None
+    writing: Writing | None
     memory_bytes: int
     disk_bytes: int
     wire: tuple[Price, ...]
@@ -51,14 +54,21 @@ class StageEstimate:
     @property
     def tokens(self) -> int | None:
         """Tokens of the whole training, padding included."""
-        return None if self.steps is None else self.steps * self.step_tokens
+        return None if self.steps is None else self.steps * self.step_tokens + self._longer
 
     @property
     def flops(self) -> int | None:
-        """Of the whole training, teacher and scoring included."""
+        """Of the whole training, teacher, scoring and writing included."""
         if self.steps is None or self.asked_steps is None or self.scoring_flops is None:
             return None
-        return self.steps * self.student_flops + self.asked_steps * self.teacher_flops + self.scoring_flops
+        plain = self.steps * self.student_flops + self.asked_steps * self.teacher_flops + self.scoring_flops
+        a_token = (self.student_flops + self.teacher_flops) / self.step_tokens
+        written = self.writing.all_flops or 0 if self.writing else 0
+        return plain + written + round(self._longer * a_token)
+
+    @property
+    def _longer(self) -> int:
+        return self.writing.all_longer or 0 if self.writing else 0
 
 
 def estimate(recipe: Recipe) -> list[StageEstimate]:
@@ -80,6 +90,7 @@ def _stage(recipe: Recipe, stage: StageSettings, shapes: Mapping[str, ModelShape
     tokens, head = rows * length, recipe.task != "classify"
     weights = student.parameters(head=head)
     steps, wire, form, store = _steps(recipe, stage, rows), (), None, None
+    own = writing(stage.rollout, train, student, length, steps) if stage.rollout else None
     if teachers and head:
         wire, form, store = _signals(stage, teachers[0], rows, length, steps, _rows(recipe.data))
     return StageEstimate(
@@ -93,7 +104,10 @@ def _stage(recipe: Recipe, stage: StageSettings, shapes: Mapping[str, ModelShape
         student_flops=6 * tokens * _met(student, head),
         teacher_flops=sum(2 * tokens * _met(one, head) for one in teachers),
         scoring_flops=_scoring(recipe, stage, student, teachers),
-        memory_bytes=TRAINED * weights + sum(FP32 * one.parameters(head=head) for one in teachers),
+        writing=own,
+        memory_bytes=TRAINED * weights
+        + sum(FP32 * one.parameters(head=head) for one in teachers)
+        + (own.cache_bytes if own else 0),
         # A save holds weights and both moments; the product and the export hold weights.
         disk_bytes=(3 * FP32 * (train.save_total_limit + 1) + 2 * FP32) * weights + (store or 0),
         wire=wire,
@@ -182,6 +196,9 @@ def as_json(stages: Sequence[StageEstimate]) -> list[dict[str, object]]:
             "student_parameters": one.student_parameters,
             "flops_per_step": one.student_flops + one.teacher_flops,
             "scoring_flops": one.scoring_flops,
+            "writing_flops_at_most": one.writing.all_flops if one.writing else 0,
+            "written_tokens_at_most": one.writing.all_tokens if one.writing else 0,
+            "writing_cache_bytes": one.writing.cache_bytes if one.writing else 0,
             "flops": one.flops,
             "memory_bytes": one.memory_bytes,
             "disk_bytes_at_most": one.disk_bytes,

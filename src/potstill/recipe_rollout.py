@@ -17,8 +17,6 @@ def rollout_rules(task: Task, data: DataSettings, stage: Stage) -> Iterable[Cont
     path = (*stage.path, "rollout")
     if task != "causal-lm":
         yield Contradiction(path, f"needs a student that writes, and task {task} has none: only for task causal-lm")
-    if training.order is not None:
-        yield Contradiction(path, "writes the rows that are learnt and order chooses them from the data: keep one")
     yield from _rows_are_commented_on(training, stage.path)
     if rollout.lmbda == 1 and training.objective.hard_weight > 0:
         reason = f"is 1, so no batch has labels, and objective.hard_weight is {training.objective.hard_weight:g}: set "

@@ -41,6 +41,19 @@ def test_a_recipe(capsys):
     assert stage["tokens_at_most"] == 60 * 4 * 256
 
 
+def test_what_the_student_writes(capsys):
+    """30 steps of 8 rows with 96 new tokens each, half of them the student's."""
+    assert main(["plan", "gkd"]) == 0
+    out = capsys.readouterr().out
+    assert "of these, at most 11,520 tokens of the student's own; keys and values" in out
+    assert main(["plan", "distillm"]) == 0
+    assert "1,152 tokens of the student's own, if the validation loss rises" in capsys.readouterr().out
+    assert main(["plan", "gkd", "--json"]) == 0
+    warm, stage = json.loads(capsys.readouterr().out)["stages"]
+    assert stage["written_tokens_at_most"] == 11_520
+    assert stage["writing_flops_at_most"] > 0 == warm["writing_flops_at_most"]
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [

@@ -57,6 +57,9 @@ def test_what_is_finished_is_not_run_again(compared):
     assert (root / "all" / "arm-0" / "seed-0" / "log.txt").read_bytes() == before
 
 
+WRITES = "prompt_tokens: 4, max_new_tokens: 4"
+
+
 @pytest.mark.parametrize(
     ("words", "seeds", "says"),
     [
@@ -66,7 +69,8 @@ def test_what_is_finished_is_not_run_again(compared):
         (["", " train.learning_rate=1"], [0], "two different seeds"),
         (["", " train.learning_rate=1"], [1, 1], "two different seeds"),
         (["", " train.max_steps=null train.num_train_epochs=1"], [0, 1], "unknown before its data is read"),
-        (["", " rollout='{lmbda: 0.5, prompt_tokens: 4, max_new_tokens: 4}'"], [0, 1], "text is written"),
+        (["", f" rollout='{{adaptive: {{}}, {WRITES}}}'"], [0, 1], "depends on a scheduler"),
+        (["", f" rollout='{{lmbda: 0.5, {WRITES}}}'"], [0, 1], "budgets differ"),
         (["", " seed=3"], [0, 1], "would have no effect"),
         (["", " data.test=null"], [0, 1], "has no quality.perplexity"),
     ],

@@ -75,6 +75,20 @@ def test_every_objective_learns_from_both_kinds_of_text(materials, tmp_path, obj
     assert "rollout" not in json.loads((tmp_path / "run" / "stages" / "labels" / "stage.json").read_text())
 
 
+def test_the_student_goes_on_from_the_rows_that_an_order_chose(materials, tmp_path, monkeypatch):
+    """Every batch is written, so the prompts of a pass are those of its rows: all 46, then the 23 which the
+    student found difficult, or which were drawn from the rest."""
+    given, write = [], sample.left_padded
+    monkeypatch.setattr(sample, "left_padded", lambda prompts: (given.extend(map(tuple, prompts)), write(prompts))[1])
+    order = {"difficulty": {"passes": 2}}
+    recipe = recipe_of(materials, {**GKD, "lmbda": 1.0}) | {"order": order}
+    recipe["train"]["max_steps"] = 9
+    run(tmp_path, recipe)
+    found = origins(tmp_path)
+    assert (found["data"], found["written"], len(given)) == (0, 9, 46 + 23)
+    assert set(given[46:]) <= set(given[:46])
+
+
 def test_a_conversation_is_continued_at_its_last_turn(materials, tmp_path, monkeypatch):
     recipe = language_model(materials, suffix="-messages", rows="messages")
     recipe["rollout"] = {"lmbda": 1.0, "max_new_tokens": 5}
@@ -87,9 +101,18 @@ def test_a_conversation_is_continued_at_its_last_turn(materials, tmp_path, monke
     assert origins(tmp_path)["data"] == 0
 
 
-@pytest.mark.parametrize("rollout", [GKD, DISTILLM], ids=["gkd", "distillm"])
-def test_a_killed_run_goes_on_to_the_same_weights(materials, tmp_path, rollout):
-    recipe = recipe_of(materials, rollout, steps=12)
+ORDERS = {
+    "gkd": (GKD, None),
+    "distillm": (DISTILLM, None),
+    "gkd-difficult": (GKD, {"difficulty": {"passes": 3}}),
+    "distillm-difficult": (DISTILLM, {"difficulty": {"passes": 3}}),
+}
+
+
+@pytest.mark.parametrize(("rollout", "order"), ORDERS.values(), ids=ORDERS)
+def test_a_killed_run_goes_on_to_the_same_weights(materials, tmp_path, rollout, order):
+    """46 rows in batches of 8: with difficulty the second pass begins at step 7, the third at step 12."""
+    recipe = recipe_of(materials, rollout, steps=12) | {"order": order}
     run(tmp_path / "whole", recipe)
     killed = Process("run", write_recipe(tmp_path / "cut", recipe), "--output-dir", tmp_path / "cut" / "run")
     assert killed.until("checkpoint 6/12"), killed.said
@@ -101,6 +124,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(materials, tmp_path, rollout):
     assert origins(tmp_path / "cut") == origins(tmp_path / "whole")
     if rollout is DISTILLM:
         assert origins(tmp_path / "cut")["replayed"] > 0
+    if order is not None:
+        shares = json.loads((tmp_path / "cut" / "run" / "stages" / "student" / "stage.json").read_text())["order"]
+        assert shares["shares"] == pytest.approx([1, 0.75, 0.25])
 
 
 @pytest.mark.slow

@@ -3,12 +3,14 @@ import json
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from potstill.core.errors import FolderError, ModelError
 from potstill.students.gguf import cache_folder, converted
 from potstill.students.load import load_model
 from potstill.students.packaged import find_packaged
 from potstill.students.settings import ModelSettings
+from tests.students.tiny import tiny
 
 
 def test_the_cache_has_a_name(monkeypatch, tmp_path):
@@ -42,6 +44,47 @@ def test_a_damaged_file_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(ModelError, match=r"model\.gguf"):
         converted(path)
     assert list((tmp_path / "cache" / "gguf").iterdir()) == []
+
+
+def _failing(monkeypatch, error):
+    """The reader fails like this once it has the tokenizer."""
+
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr("potstill.students.gguf.AutoTokenizer.from_pretrained", lambda *_, **__: None)
+    monkeypatch.setattr("potstill.students.gguf.AutoModelForCausalLM.from_pretrained", fails)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("DefaultCPUAllocator: can't allocate memory"), torch.OutOfMemoryError("full"), RecursionError()],
+)
+def test_what_is_not_the_files_fault_is_not_blamed_on_it(tmp_path, monkeypatch, error):
+    monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF" + bytes(200))
+    _failing(monkeypatch, error)
+    with pytest.raises(type(error)):
+        converted(path)
+    assert list((tmp_path / "cache" / "gguf").iterdir()) == []
+
+
+def test_weights_that_do_not_fit_are_the_files_fault(tmp_path, monkeypatch):
+    """What transformers raises, raised by transformers: a model is loaded whose table has another size."""
+    folder = tmp_path / "model"
+    tiny("llama", "causal-lm").save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 7}))
+    with pytest.raises(RuntimeError) as raised:
+        AutoModelForCausalLM.from_pretrained(folder)
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF" + bytes(200))
+    monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path / "cache"))
+    for error in (raised.value, NotImplementedError("an architecture that is not known")):
+        _failing(monkeypatch, error)
+        with pytest.raises(ModelError, match="could not be converted"):
+            converted(path)
 
 
 def test_a_cache_that_cannot_be_made(tmp_path, monkeypatch):

@@ -6,6 +6,8 @@ import pytest
 
 from potstill.core.errors import Stopped
 from potstill.train.loop import train
+from potstill.train.rollout import Rollouts
+from potstill.train.settings import RolloutSettings
 from potstill.train.stop import StopFlag
 from tests.train.tiny_run import Source, digest, plan
 
@@ -38,6 +40,31 @@ def test_it_is_handed_each_evaluation_once(tmp_path):
     source = Careful()
     finished(tmp_path, source)
     assert [step for step, _ in source.heard] == [4, 8, 12]
+
+
+@pytest.mark.parametrize("at", [None, 5, 8])
+def test_around_it_a_student_may_write(tmp_path, at):
+    """Rollouts hand evaluations on, and a training that stopped goes on with both: the source and what was written."""
+
+    def written(source):
+        settings = RolloutSettings(lmbda=0.5, prompt_tokens=3)
+        return Rollouts(source, lambda prompts, seed: [[1 + seed % 5]] * len(prompts), settings, seed=0, batches=24)
+
+    class Stopping(Careful):
+        def next(self):
+            if at is not None and len(self.drawn) == 2 * at:
+                raise Stopped(15, "now")
+            return super().next()
+
+    expected = Careful()
+    whole = finished(tmp_path / "whole", written(expected), save_steps=1)
+    assert [step for step, _ in expected.heard] == [4, 8, 12]
+    if at is not None:
+        with pytest.raises(Stopped):
+            finished(tmp_path / "cut", written(Stopping()), save_steps=1)
+    again = Careful()
+    assert finished(tmp_path / "cut", written(again), save_steps=1) == whole
+    assert again.heard == expected.heard
 
 
 @pytest.mark.parametrize("at", [4, 5, 8, 11])

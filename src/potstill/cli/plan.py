@@ -12,6 +12,7 @@ from potstill.cli.output import emit
 
 if TYPE_CHECKING:
     from potstill.estimate import StageEstimate
+    from potstill.estimate_rollout import Writing
     from potstill.traffic import Price, Reason, StepShape
 
 
@@ -115,6 +116,7 @@ def _stage(one: StageEstimate) -> list[str]:
         f"  FLOPs     {known(one.flops, f'{one.flops:.3g}')}, {one.student_flops + one.teacher_flops:.3g} a step, "
         f"of which the teacher {one.teacher_flops:.3g}",
         *([f"  scoring   {one.scoring_flops:.3g} FLOPs of these"] if one.scoring_flops else []),
+        *([_writing(one.writing)] if one.writing else []),
         f"  memory    {_sized(one.memory_bytes)} for weights, gradients and moments, and activations",
         f"  disk      {_sized(one.disk_bytes)} at most"
         + (f", of which signals {_sized(one.store_bytes)}" if one.store_bytes is not None else ""),
@@ -123,6 +125,16 @@ def _stage(one: StageEstimate) -> list[str]:
         lines += ["  signals of one step, per teacher:", *(f"    {line}" for line in _table(one.wire))]
         lines.append(f"  form      {_reason(one.form)}")
     return lines
+
+
+def _writing(one: Writing) -> str:
+    if one.all_tokens is None:
+        return "  writing   unknown before the data is read"
+    rises = "" if one.certain else ", if the validation loss rises at every evaluation"
+    return (
+        f"  writing   {one.all_flops:.3g} FLOPs of these, at most {one.all_tokens:,} tokens of the student's own{rises}"
+        f"; keys and values {_sized(one.cache_bytes)} of the memory"
+    )
 
 
 def _table(rows: Sequence[Price]) -> list[str]:

@@ -20,6 +20,11 @@ RECIPES: dict[str, Row] = {
         line="57-way subject of a question: MiniLM-L6 fine-tuned, then one of its blocks taught on unlabelled rows",
         paper="Hinton, Vinyals and Dean 2015, arXiv 1503.02531; layers copied as in DistilBERT, arXiv 1910.01108",
     ),
+    "composed": Row(
+        file="composed.yaml",
+        line="the classifier's task by a tutor, layer losses, skew KL and difficult rows, all in one recipe",
+        paper="Mirzadeh et al. 2020, arXiv 1902.03393; TinyBERT, arXiv 1909.10351; DistiLLM, arXiv 2402.03898; DA-KD",
+    ),
     "curriculum": Row(
         file="curriculum.yaml",
         line="three skills of arithmetic, the third of which opens when the other two are mastered",

@@ -16,6 +16,9 @@ from potstill.core.errors import ModelError
 from potstill.durable import writing
 from potstill.students.quiet import quiet
 
+# How transformers begins when weights do not fit (utils/loading_report.py).
+_MISFITS = ("Error(s) in loading state_dict", "We encountered some issues during", "You set `ignore_mismatched_sizes`")
+
 
 def cache_folder() -> Path:
     """Where converted models are kept: POTSTILL_CACHE, else ~/.cache/potstill."""
@@ -75,12 +78,20 @@ def _convert(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             quantization_config=GgufConfig(dequantize=True),
         )
     except (ValueError, KeyError, RuntimeError, NotImplementedError, OSError) as error:
+        if isinstance(error, RuntimeError) and not _of_the_file(error):
+            raise
         raise ModelError(f"{path}: the file could not be converted ({error}): use another file or model") from error
     if getattr(model.config, "quantization_config", None) is not None:
         del model.config.quantization_config
     tokenizer.model_max_length = model.config.max_position_embeddings
     _survived(path, model, tokenizer)
     return model, tokenizer
+
+
+def _of_the_file(error: RuntimeError) -> bool:
+    """Whether the weights are not those of their config. transformers says so with a bare RuntimeError; torch says with
+    one, too, that the memory is full, which no other file would mend."""
+    return isinstance(error, NotImplementedError) or str(error).startswith(_MISFITS)
 
 
 def _survived(path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -19,7 +19,7 @@ import torch
 
 from potstill.core.batch import Batch, next_token_targets
 from potstill.core.progress import Progress
-from potstill.core.protocols import BatchSource
+from potstill.core.protocols import BatchSource, Heeding
 from potstill.train.offpolicy import Origin, Scheduler, after_evaluation, origin
 from potstill.train.settings import RolloutSettings
 
@@ -42,8 +42,8 @@ class Rollouts:
     """A BatchSource over another one, and an Observer, since the scheduler follows the validation loss.
 
     source: gives the batches whose prompts are continued; it moves on whatever its batch is used for, so that a pass
-    over the data is as long as without rollouts. write: see `Write`. batches: of the whole training. measure: the
-    validation loss before the first step, which only `adaptive` asks for.
+    over the data is as long as without rollouts, and its order is that of the prompts. write: see `Write`. batches: of
+    the whole training. measure: the validation loss before the first step, which only `adaptive` asks for.
     """
 
     def __init__(
@@ -79,6 +79,11 @@ class Rollouts:
         """Remember the newest validation loss. It is weighed when the next batch is drawn: a save after an evaluation
         describes the moment before it, and a training that goes on hears of the evaluation as it starts."""
         self._heard = progress.metrics.get(LOSS, self._heard)
+
+    def heed(self, progress: Progress) -> None:
+        """Hand an evaluation on to a source that goes by it: which prompts come next is the source's affair."""
+        if isinstance(self._source, Heeding):
+            self._source.heed(progress)
 
     def next(self) -> Batch:
         """A batch of the data, or one that the student wrote, now or before."""

@@ -4,9 +4,10 @@
     python benchmarks/layers.py distilbert --seeds 0 --teacher stages.0.train.max_steps=100 train.max_steps=50
 
 The recipe's earlier stages are trained once a seed, with the overrides of `--teacher` and the others; every arm takes
-their product as its teacher and its source. Each arm is an ordinary run in OUTPUT/RECIPE-seed-N-ARM, so a stopped
-benchmark goes on where it was. The table goes to standard output as Markdown, its numbers to
-benchmarks/results/RECIPE-layers.json.
+their product as its teacher and its source. With `--one-teacher` those of the first seed teach all seeds, and intervals
+say nothing of how teachers differ. Each arm is an ordinary run in OUTPUT/RECIPE-seed-N-ARM, so a stopped benchmark goes
+on where it was. Two tables go to standard output as Markdown: the values, and each arm minus the whole recipe, seed by
+seed. The numbers go to benchmarks/results/RECIPE-layers.json.
 """
 
 from __future__ import annotations
@@ -44,15 +45,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output-dir", type=Path, default=Path("runs/layers"))
     parser.add_argument("--teacher", action="append", default=[], help="an override of the earlier stages; repeatable")
+    parser.add_argument("--one-teacher", action="store_true", help="the first seed's teacher teaches all seeds")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_intermixed_args()
     found: dict[str, dict[str, list[float]]] = {}
+    product: Path | None = None
     for seed in options.seeds:
         shared = [f"seed={seed}", "evaluate.cost=null", "controls=[]", *options.overrides]
-        for arm, values in run_arms(options.recipe, seed, shared, options.teacher, options.output_dir).items():
+        values_of_seed, made = run_arms(options.recipe, seed, shared, options.teacher, options.output_dir, product)
+        product = made if options.one_teacher else None
+        for arm, values in values_of_seed.items():
             for name, value in values.items():
                 found.setdefault(arm, {}).setdefault(name, []).append(value)
-    print("\n".join(table(found)))
+    print("\n".join([*table(found), "", *differences(found, next(iter(ARMS[options.recipe])))]))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{options.recipe}-layers.json").write_text(
         json.dumps({"seeds": options.seeds, "arms": found}, indent=1)
@@ -60,11 +65,11 @@ def main() -> None:
 
 
 def run_arms(
-    name: str, seed: int, shared: Sequence[str], for_teacher: Sequence[str], root: Path
-) -> dict[str, dict[str, float]]:
-    """Measures by arm, the teacher's own among them. The first arm trains the stages that the others begin from."""
+    name: str, seed: int, shared: Sequence[str], for_teacher: Sequence[str], root: Path, product: Path | None = None
+) -> tuple[dict[str, dict[str, float]], Path]:
+    """Measures by arm, the teacher's own among them, and what the arms began from. Without a `product` the first arm
+    trains the stages that the others begin from."""
     found: dict[str, dict[str, float]] = {}
-    product: Path | None = None
     for arm, changes in ARMS[name].items():
         place = root / f"{name}-seed-{seed}-{arm.replace(' ', '-').replace(',', '')}"
         taken = [f"seed={seed}", *shared, *changes] if product is None else [*shared, *later(product, changes)]
@@ -73,7 +78,8 @@ def run_arms(
         measures = MEASURES[record.recipe["task"]]
         found.setdefault("teacher", values_of(record, measures[:1], "teacher"))
         found[arm] = values_of(record, measures, "student")
-    return {arm: values for arm, values in found.items() if values}
+    assert product is not None, "a recipe has arms"
+    return {arm: values for arm, values in found.items() if values}, product
 
 
 def later(product: Path, changes: Sequence[str]) -> list[str]:
@@ -95,6 +101,17 @@ def table(found: Mapping[str, Mapping[str, Sequence[float]]]) -> list[str]:
     for arm, values in found.items():
         lines.append(f"| {arm} | {' | '.join(_cell(values.get(name)) for name in names)} |")
     return lines
+
+
+def differences(found: Mapping[str, Mapping[str, Sequence[float]]], whole: str) -> list[str]:
+    """Markdown: each arm minus `whole`, seed by seed; the mean with Student's 95 % interval. Empty for one seed."""
+    apart: dict[str, dict[str, list[float]]] = {}
+    for arm, values in found.items():
+        for name, ours in values.items():
+            theirs = found[whole].get(name, ())
+            if arm != whole and len(ours) == len(theirs) > 1:
+                apart.setdefault(arm, {})[name] = [a - b for a, b in zip(ours, theirs, strict=True)]
+    return table(apart) if apart else []
 
 
 def _cell(values: Sequence[float] | None) -> str:

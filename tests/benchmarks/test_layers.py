@@ -2,6 +2,7 @@
 
 import pytest
 
+from potstill.core.record import RunRecord
 from potstill.recipe_yaml import load_recipe
 from tests.benchmarks.scripts import script
 
@@ -36,3 +37,28 @@ def test_the_table_has_an_interval_where_there_are_seeds():
     assert lines[0] == "| | a | b |"
     assert lines[2] == "| teacher | 2 | – |"
     assert lines[3] == "| all | 2 (-10.71 to 14.71) | 0.5 (0.5 to 0.5) |"
+
+
+def test_differences_are_taken_seed_by_seed():
+    """Means 1.5 and 1: differences 0.5 and 0.5, however far apart the seeds are."""
+    found = {"teacher": {"a": [0.5, 2.5]}, "all": {"a": [1.0, 3.0]}, "less": {"a": [1.5, 3.5]}, "once": {"a": [1.0]}}
+    lines = layers.differences(found, "all")
+    assert lines[2:] == ["| teacher | -0.5 (-0.5 to -0.5) |", "| less | 0.5 (0.5 to 0.5) |"]
+    assert layers.differences({"all": {"a": [1.0]}, "less": {"a": [2.0]}}, "all") == []
+
+
+def test_one_teacher_for_all_seeds(tmp_path, monkeypatch):
+    """The first run trains the stages; no later one does, on any seed."""
+    seen = []
+
+    def run(name, overrides, output_dir):
+        seen.append(overrides)
+        recipe = load_recipe(name, overrides)
+        return RunRecord(str(output_dir), recipe.model_dump(mode="json"))
+
+    monkeypatch.setattr(layers.potstill, "run", run)
+    _, made = layers.run_arms("distilbert", 0, ["controls=[]"], ["stages.0.train.max_steps=9"], tmp_path)
+    layers.run_arms("distilbert", 1, ["controls=[]"], ["stages.0.train.max_steps=9"], tmp_path, made)
+    assert made == tmp_path / "distilbert-seed-0-all-three" / "stages" / "teacher" / "model"
+    assert ["stages=[]" in overrides for overrides in seen] == [False] + [True] * (2 * len(ARMS) - 1)
+    assert sum("stages.0.train.max_steps=9" in overrides for overrides in seen) == 1

@@ -52,6 +52,16 @@ def test_distilberts_recipe_has_the_numbers_of_its_paper():
     assert recipe.controls == ("labels", "untrained")
 
 
+def test_the_classifier_begins_from_what_distilberts_run_leaves_behind():
+    recipe = load_recipe("distilbert-classifier")
+    assert recipe.student.model_name_or_path == "runs/distilbert/model"
+    assert recipe.stages[0].student.model_name_or_path == "runs/distilbert/stages/teacher/model"
+    assert [stage.name for stage in load_recipe("distilbert").stages] == ["teacher"]
+    alike = ("max_steps", "learning_rate", "head_learning_rate", "per_device_train_batch_size", "weight_decay")
+    assert all(getattr(recipe.train, name) == getattr(recipe.stages[0].train, name) for name in alike)
+    assert recipe.controls[0] == "labels"
+
+
 def test_tinyberts_recipe_teaches_layers_and_then_answers():
     recipe = load_recipe("tinybert")
     layers = recipe.stages[1].objective

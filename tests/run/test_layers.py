@@ -6,14 +6,19 @@ import math
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM, RobertaConfig, RobertaForMaskedLM
 
 import potstill
 from potstill.core.errors import SignalError
 from potstill.train import loop, resume
 from tests.run.tiny_recipe import classifier, labelled_rows, language_model, write_recipe, write_rows
+from tests.students import tiny
 
 SIZE = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12}
+ROBERTA = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    *("max_position_embeddings", "type_vocab_size", "pad_token_id"),
+)
 LAYERS = {"attention": 1, "hidden": 1, "embedding": 1, "projection": {"learning_rate": 1e-2}}
 
 
@@ -45,6 +50,18 @@ def distilbert(materials):
     recipe["student"] |= {"architecture": "distilbert", "freeze": ["positions"]}
     recipe["objective"] = {"soft_weight": 5, "hard_weight": 2, "temperature": 2, "layers": {"cosine": 1}}
     recipe["controls"] = ["labels", "untrained"]
+    return recipe
+
+
+def fine_tuned(materials, encoders):
+    """A classifier from the teacher and the student of a masked-language-model run, as `distilbert-classifier`."""
+    recipe = classifier(materials)
+    start = {"pooling": "mean", "head": "probe", "freeze": ["embeddings"]}
+    recipe["data"]["train"] = recipe["data"]["train"][:1]
+    recipe["stages"][0]["student"] = {"model_name_or_path": str(encoders / "stages" / "teacher" / "model"), **start}
+    recipe["teacher"]["models"][0]["pooling"] = "mean"
+    recipe["student"] = {"model_name_or_path": str(encoders / "model"), **start}
+    recipe["objective"] = {"temperature": 2, "soft_weight": 0.5, "hard_weight": 0.5}
     return recipe
 
 
@@ -108,6 +125,62 @@ def test_the_triple_loss_of_distilbert(materials, tmp_path):
     assert torch.equal(start[table], end[table]), "freeze: [positions]"
     assert not torch.equal(start["vocab_transform.weight"], end["vocab_transform.weight"])
     assert record.value("quality.perplexity", "labels") > 1
+
+
+def test_a_distilled_encoder_is_fine_tuned_by_a_second_run(materials, tmp_path):
+    """Nothing but two folders is handed on: blocks bit for bit, the masked-language-model head left behind."""
+    recipe = distilbert(materials) | {"controls": []}
+    folder = recipe["teacher"]["models"][0]["model_name_or_path"]
+    plain = {"soft_weight": 0, "hard_weight": 1}
+    recipe["stages"] = [
+        {"name": "teacher", "student": {"model_name_or_path": folder}, "objective": plain, "train": recipe["train"]}
+    ]
+    recipe["teacher"]["models"][0]["model_name_or_path"] = recipe["student"]["model_name_or_path"] = "stage:teacher"
+    first, second = tmp_path / "first" / "run", tmp_path / "second" / "run"
+    potstill.run(write_recipe(tmp_path / "first", recipe), output_dir=first)
+    record = potstill.run(write_recipe(tmp_path / "second", fine_tuned(materials, first)), output_dir=second)
+    assert record.value("quality.accuracy", "teacher") > 0
+    assert record.value("cost.parameters") < record.value("cost.parameters", "teacher")
+    source = load_file(first / "model" / "model.safetensors")
+    start, end = (
+        load_file(second / "stages" / name / "model" / "model.safetensors") for name in ("untrained", "student")
+    )
+    assert all(torch.equal(start[name], source[f"distilbert.{name}"]) for name in start)
+    assert not any(name.startswith("vocab_") for name in start)
+    changed = {name for name in start if not torch.equal(start[name], end[name])}
+    assert changed == {name for name in start if name.startswith("transformer.")}, "freeze: [embeddings]"
+    assert {row["part.soft"] > 0 for row in steps_of(second, "student")} == {True}
+
+
+def test_distilroberta_is_the_same_recipe_without_an_architecture(materials, tmp_path):
+    """One token type, as RoBERTa has; its positions begin after the padding index."""
+    shape = tiny.ENCODERS["bert"]().to_dict() | {"type_vocab_size": 1, "pad_token_id": 0, "num_hidden_layers": 3}
+    teacher = RobertaForMaskedLM(RobertaConfig(**{key: shape[key] for key in ROBERTA}))
+    teacher.save_pretrained(tmp_path / "roberta")
+    tiny.wordpiece().save_pretrained(tmp_path / "roberta")
+    recipe = distilbert(materials) | {"controls": ["untrained"]}
+    recipe["teacher"]["models"][0]["model_name_or_path"] = str(tmp_path / "roberta")
+    recipe["student"] = {
+        "model_name_or_path": str(tmp_path / "roberta"),
+        "layers": [0, 2],
+        "freeze": ["positions"],
+    }
+    run = tmp_path / "run"
+    potstill.run(write_recipe(tmp_path, recipe), output_dir=run)
+    assert type(AutoModelForMaskedLM.from_pretrained(run / "model")).__name__ == "RobertaForMaskedLM"
+    source, start, end = (
+        load_file(folder / "model.safetensors")
+        for folder in (tmp_path / "roberta", *(run / "stages" / name / "model" for name in ("untrained", "student")))
+    )
+    last = "roberta.encoder.layer.{}.output.dense.weight"
+    assert torch.equal(start[last.format(1)], source[last.format(2)]), (
+        "block 1 of the student is block 2 of the teacher"
+    )
+    assert not torch.equal(end[last.format(1)], start[last.format(1)])
+    table = "roberta.embeddings.position_embeddings.weight"
+    assert torch.equal(end[table], source[table]), "freeze: [positions]"
+    assert end["roberta.embeddings.token_type_embeddings.weight"].shape[0] == 1
+    assert all(row["part.cosine"] > 0 for row in steps_of(run, "student"))
 
 
 def test_smoothing_hides_other_tokens_in_training_and_the_same_where_it_is_measured(materials, tmp_path):

@@ -84,3 +84,18 @@ def test_remote_code_on_the_hub_is_refused_before_the_weights_are_fetched(bert_f
 def test_licences_are_read_and_not_guessed(tmp_path, card, licence):
     (tmp_path / "README.md").write_text(card)
     assert licence_of(tmp_path) == licence
+
+
+def test_a_stage_of_another_run_keeps_the_licence_of_its_record(tmp_path):
+    """The product of a stage has no card; the run wrote down what it came from."""
+    model = tmp_path / "run" / "stages" / "teacher" / "model"
+    model.mkdir(parents=True)
+    assert licence_of(model) == "unknown"
+    record = model.parent / "stage.json"
+    record.write_text('{"licence": "Apache-2.0"}')
+    assert licence_of(model) == "Apache-2.0"
+    assert found(model).licence == "Apache-2.0"
+    assert licence_of(model.parent) == "unknown", "only the model is what the record is about"
+    for damaged in ("{", "[]", '{"licence": null}'):
+        record.write_text(damaged)
+        assert licence_of(model) == "unknown"

@@ -3,6 +3,7 @@ import warnings
 
 import pytest
 import torch
+from transformers import RobertaConfig
 
 from potstill.core.errors import ModelError, SignalError
 from potstill.core.signal import Want
@@ -206,3 +207,15 @@ def test_a_probe_that_does_not_fit():
         install_head(tiny("llama", "classify"), torch.zeros(3, 16), torch.zeros(3))
     with pytest.raises(ModelError, match="no classifier head"):
         head_of(tiny("bert", "masked-lm"))
+
+
+def test_a_table_of_one_token_type_is_never_asked_for_a_second(monkeypatch):
+    """RoBERTa as it is published; a tokenizer that marks pairs would index past its table."""
+    monkeypatch.setitem(
+        ENCODERS, "one-type", lambda: RobertaConfig(**{**ENCODERS["roberta"]().to_dict(), "type_vocab_size": 1})
+    )
+    batch = batch_of()
+    second = dataclasses.replace(batch, token_types_BL=torch.ones_like(batch.tokens_BL))
+    for module in (tiny("one-type", "masked-lm"), MeanPooledClassifier(tiny("one-type", "classify").roberta).eval()):
+        with torch.no_grad():
+            assert torch.equal(outputs(module, second, Want()).logits_BTV, outputs(module, batch, Want()).logits_BTV)

@@ -65,6 +65,11 @@ RECIPES: dict[str, Row] = {
         line="MiniLM-L6 with a masked-language-model head, to three of its blocks by DistilBERT's triple loss",
         paper="Sanh et al. 2019 (DistilBERT), arXiv 1910.01108",
     ),
+    "distilbert-classifier": Row(
+        file="distilbert-classifier.yaml",
+        line="57-way subject of a question: the student of `distilbert`, which is run first, beside its teacher",
+        paper="Sanh et al. 2019 (DistilBERT), arXiv 1910.01108",
+    ),
     "tinybert": Row(
         file="tinybert.yaml",
         line="57-way subject of a question: two narrow blocks learn the layers of MiniLM-L6, then its answers",

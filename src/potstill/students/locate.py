@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,13 +51,27 @@ def locate(settings: ModelSettings, folder_of: Mapping[str, Path], *, trust_remo
 
 
 def licence_of(folder: Path) -> str:
-    """The licence that the model card's front matter states; never guessed from a name."""
+    """The licence that the model card's front matter states, or the record of the stage that made the folder, in a run;
+    never guessed from a name."""
     card = folder / "README.md"
     if not card.is_file():
-        return "unknown"
+        return _recorded_licence(folder)
     matter = re.match(r"---\s*\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
     stated = re.search(r"^license:\s*[\"']?([^\s\"'#]+)", matter.group(1), re.MULTILINE) if matter else None
     return stated.group(1) if stated else "unknown"
+
+
+def _recorded_licence(folder: Path) -> str:
+    """What RUN/stages/NAME/stage.json says of RUN/stages/NAME/model."""
+    record = folder.resolve().parent / "stage.json"
+    if folder.resolve().name != "model" or not record.is_file():
+        return "unknown"
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))
+    except ValueError:
+        return "unknown"
+    stated = found.get("licence") if isinstance(found, dict) else None
+    return stated if isinstance(stated, str) else "unknown"
 
 
 def _packaged(name: str, rest: str) -> Located:

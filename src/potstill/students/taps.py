@@ -224,6 +224,11 @@ def _takes(kind: type[nn.Module]) -> frozenset[str]:
     return frozenset(inspect.signature(kind.forward).parameters)
 
 
+def _tells_types_apart(module: nn.Module) -> bool:
+    """RoBERTa's token types are a table of one row: it tells the texts of a pair apart by the tokens between them."""
+    return getattr(config_of(module), "type_vocab_size", None) != 1
+
+
 def _inputs(module: nn.Module, batch: Batch) -> dict[str, Any]:
     """The batch under the names that this module's forward takes, on its device."""
     device = next(module.parameters()).device
@@ -232,7 +237,7 @@ def _inputs(module: nn.Module, batch: Batch) -> dict[str, Any]:
         "input_ids": batch.tokens_BL.to(device),
         "attention_mask": batch.attention_BL.to(device).long(),
     }
-    if batch.token_types_BL is not None and "token_type_ids" in takes:
+    if batch.token_types_BL is not None and "token_type_ids" in takes and _tells_types_apart(module):
         inputs["token_type_ids"] = batch.token_types_BL.to(device)
     if "use_cache" in takes:
         inputs["use_cache"] = False

@@ -20,9 +20,10 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from paired import differences, table
+
 import potstill
 from potstill.data.arithmetic import SKILLS
-from potstill.evaluate.interval import student_t
 from potstill.folder import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
@@ -79,37 +80,6 @@ def _run(overrides: Sequence[str], folder: Path, teacher: Path) -> dict[str, flo
             for one in SKILLS
         },
     }
-
-
-def table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
-    """A row per arm, means over seeds with Student's 95 % interval where there are several."""
-    columns = ("rows", "reached", *(f"test.{one}" for one in SKILLS), *(f"teacher.{one}" for one in SKILLS))
-    lines = [f"| arm | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for arm, runs in found.items():
-        lines.append(f"| {arm} | {' | '.join(_cell([one[name] for one in runs]) for name in columns)} |")
-    return lines
-
-
-def _cell(values: Sequence[float]) -> str:
-    mean = sum(values) / len(values)
-    if len(values) < 2 or max(values) == min(values):
-        return f"{mean:.4g}"
-    return f"{mean:.4g} ± {student_t(list(values)).high - mean:.2g}"
-
-
-def differences(found: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
-    """Each order against the shuffled one, seed by seed."""
-    lines = []
-    for arm in (one for one in found if one != "shuffled" and "shuffled" in found):
-        values = [one["rows"] - two["rows"] for one, two in zip(found[arm], found["shuffled"], strict=True)]
-        shown = ", ".join(f"{value:.0f}" for value in values)
-        if len(values) < 2:
-            lines.append(f"- rows to the bar: {arm} minus shuffled: {shown} (one seed, no interval)")
-            continue
-        estimate = student_t(values)
-        interval = f"{estimate.value:.0f} [{estimate.low:.0f}, {estimate.high:.0f}]"
-        lines.append(f"- rows to the bar: {arm} minus shuffled: {interval} (seeds: {shown})")
-    return lines
 
 
 if __name__ == "__main__":

@@ -22,9 +22,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from paired import differences, table
+
 import potstill
 from potstill.data.difficulty.schedule import FORWARDS_OF_A_STEP
-from potstill.evaluate.interval import student_t
 from potstill.folder import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
@@ -108,40 +109,6 @@ def _run(overrides: Sequence[str], folder: Path, teacher: Path) -> dict[str, flo
 
 def _plain_steps(one: Mapping[str, float], passes: int) -> int:
     return passes * -int(-one["rows"] // one["batch_size"])
-
-
-def table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
-    """A row per arm, means over seeds with Student's 95 % interval where there are several."""
-    columns = ("steps", "cost", "accuracy", "macro_f1", "nll", "agreement", "kl", "seconds", "scoring_seconds")
-    lines = [f"| arm | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for arm, runs in found.items():
-        lines.append(f"| {arm} | {' | '.join(_cell([one[name] for one in runs]) for name in columns)} |")
-    return lines
-
-
-def _cell(values: Sequence[float]) -> str:
-    mean = sum(values) / len(values)
-    if len(values) < 2 or max(values) == min(values):
-        return f"{mean:.4g}"
-    return f"{mean:.4g} ± {student_t(list(values)).high - mean:.2g}"
-
-
-def differences(found: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
-    """The difficult arms against the others, seed by seed."""
-    pairs = [("difficult", other) for other in ("full", "same-steps", "same-cost")]
-    pairs += [("difficult-bounded", "full-bounded"), ("difficult-bounded", "difficult"), ("difficult-bounded", "full")]
-    lines = []
-    for arm, other in pairs:
-        for name in ("accuracy", "kl") if arm in found and other in found else ():
-            values = [one[name] - two[name] for one, two in zip(found[arm], found[other], strict=True)]
-            shown = ", ".join(f"{value:.4g}" for value in values)
-            if len(values) < 2:
-                lines.append(f"- {name}: {arm} minus {other}: {shown} (one seed, no interval)")
-                continue
-            estimate = student_t(values)
-            interval = f"{estimate.value:.4g} [{estimate.low:.4g}, {estimate.high:.4g}]"
-            lines.append(f"- {name}: {arm} minus {other}: {interval} (seeds: {shown})")
-    return lines
 
 
 if __name__ == "__main__":

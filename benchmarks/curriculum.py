@@ -9,7 +9,8 @@ The teacher of the recipe `curriculum` is trained once, under the first seed, on
 every seed; a seed decides the student's fresh weights and the order of its rows. Each arm is an ordinary run in
 runs/curriculum/ARM-seed-N, so a stopped benchmark goes on where it was. The measure is the number of rows read until
 every skill is at nine tenths of the teacher's on the validation rows, looked at every `train.eval_steps`; an arm that
-never gets there is counted at its whole length and marked. Beside it the accuracy on the test rows after the last step.
+never gets there is counted at its whole length and marked. Beside it the accuracy on the test rows of the checkpoint
+that was best on the validation rows.
 """
 
 from __future__ import annotations
@@ -37,6 +38,14 @@ ARMS: Mapping[str, Sequence[str]] = {
     "reversed": ["order.mastery.prerequisites={units: [carry], carry: [tens]}"],
 }
 
+PAIRS = [
+    ("gated", "shuffled"),
+    ("gated", "reversed"),
+    ("gated", "zone"),
+    ("reversed", "shuffled"),
+    ("zone", "shuffled"),
+]
+
 
 def main() -> None:
     """Run every arm of every seed, then print."""
@@ -52,7 +61,11 @@ def main() -> None:
         for arm in options.arms:
             overrides = [f"seed={seed}", *PLAIN, *options.overrides, *ARMS[arm]]
             found[arm].append(_run(overrides, options.output_dir / f"{arm}-seed-{seed}", teacher))
-    print("\n".join([*table(found), "", *differences(found)]))
+    print(
+        "\n".join(
+            [*table(found, list(found[options.arms[0]][0])), "", *differences(found, PAIRS, ("rows", "test.tens"))]
+        )
+    )
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "curriculum.json").write_text(json.dumps({"seeds": options.seeds, "arms": found}, indent=1))
 

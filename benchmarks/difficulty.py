@@ -25,7 +25,7 @@ from typing import Any
 from paired import differences, table
 
 import potstill
-from potstill.data.difficulty.schedule import FORWARDS_OF_A_STEP
+from potstill.data.difficulty.schedule import FORWARDS_OF_A_STEP, scoring
 from potstill.folder import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
@@ -33,15 +33,24 @@ PLAIN = ["controls=[]", "evaluate.cost=null", "evaluate.bootstrap=100", "train.e
 BOUNDED = ["objective.divergence=bidirectional", "objective.lam=0.9"]
 KL = ["objective.divergence=forward_kl", "objective.lam=null"]
 # What each arm changes in the recipe `da-kd`. {all}: steps of all passes over all rows; {same}: as many steps as the
-# difficult arm takes; {cost}: as many as cost what the difficult arm costs, its scoring included.
+# difficult arm takes; {cost} and {once}: as many as cost what `difficult` and `scored-once` cost, scoring included.
 ARMS: Mapping[str, Sequence[str]] = {
     "difficult": [*KL],
+    "scored-once": [*KL, "order.difficulty.score_every={passes}"],
     "full": [*KL, "order=null", "train.max_steps={all}"],
     "same-steps": [*KL, "order=null", "train.max_steps={same}"],
     "same-cost": [*KL, "order=null", "train.max_steps={cost}"],
+    "once-cost": [*KL, "order=null", "train.max_steps={once}"],
     "difficult-bounded": [*BOUNDED],
     "full-bounded": [*BOUNDED, "order=null", "train.max_steps={all}"],
 }
+
+COLUMNS = ("steps", "cost", "accuracy", "macro_f1", "nll", "agreement", "kl", "seconds", "scoring_seconds")
+PAIRS = [
+    *(("difficult", other) for other in ("full", "same-steps", "same-cost")),
+    *(("scored-once", other) for other in ("full", "difficult", "same-steps", "once-cost")),
+    *(("difficult-bounded", other) for other in ("full-bounded", "difficult", "full")),
+]
 
 
 def main() -> None:
@@ -61,7 +70,7 @@ def main() -> None:
     arms = ["difficult", *(arm for arm in options.arms if arm != "difficult")]
     found = {arm: list[dict[str, float]]() for arm in arms}
     for seed in options.seeds:
-        sizes: dict[str, int] = {}
+        sizes = {"passes": options.passes}
         for arm in arms:
             given = [f"seed={seed}", f"order.difficulty.passes={options.passes}", *PLAIN, *options.overrides]
             mine = [*given, *(one.format(**sizes) for one in ARMS[arm])]
@@ -69,15 +78,13 @@ def main() -> None:
                 mine.remove(given[1])
             one = _run(mine, options.output_dir / f"{arm}-seed-{seed}", options.teacher or first / "stages" / "teacher")
             if arm == "difficult":
-                every, scored = _plain_steps(one, options.passes), (options.passes - 1) / FORWARDS_OF_A_STEP
-                sizes = {
-                    "all": every,
-                    "same": int(one["steps"]),
-                    "cost": int(one["steps"] + scored * every / options.passes),
-                }
+                every = _plain_steps(one, options.passes)
+                scored, once = (scoring(options.passes, each) * every / options.passes for each in (1, options.passes))
+                steps = int(one["steps"])
+                sizes |= {"all": every, "same": steps, "cost": int(steps + scored), "once": int(steps + once)}
             one["cost"] = (one["steps"] + one["scoring_steps"]) / (sizes["all"] / options.passes)
             found[arm].append(one)
-    print("\n".join([*table(found), "", *differences(found)]))
+    print("\n".join([*table(found, COLUMNS), "", *differences(found, PAIRS, ("accuracy", "nll", "kl"))]))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{options.name}.json").write_text(json.dumps({"seeds": options.seeds, "arms": found}, indent=1))
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from own_text import MEASURES, Ruler, loaded, measured
-from paired import cell, claim
+from paired import cell, interval
 from small_decoder import untrained
 
 from potstill.data.prepare import prepare
@@ -219,15 +219,15 @@ def table(found: Found) -> list[str]:
 
 
 def claims(found: Found) -> list[str]:
-    """Differences seed by seed: the student's text against the data's, divergences against forward KL."""
-    return [
-        claim(
-            f"{label}: {arm} minus {other}", [a[name] - b[name] for a, b in zip(found[arm], found[other], strict=True)]
-        )
-        for arm, other in [*PAIRS, *((arm, "warm") for arm in found if arm != "warm")]
-        if arm in found and other in found
-        for name, label in MEASURES.items()
-    ]
+    """Differences taken seed by seed: the student's text against the data's, divergences against forward KL, and every
+    arm against where it began."""
+    lines = [f"| Difference | {' | '.join(MEASURES.values())} |", "|---" * (len(MEASURES) + 1) + "|"]
+    for arm, other in [*PAIRS, *((arm, "warm") for arm in found if arm != "warm")]:
+        if arm in found and other in found:
+            pairs = list(zip(found[arm], found[other], strict=True))
+            cells = [interval([one[name] - two[name] for one, two in pairs]) for name in MEASURES]
+            lines.append(f"| {' | '.join([f'{arm} minus {other}', *cells])} |")
+    return lines
 
 
 if __name__ == "__main__":

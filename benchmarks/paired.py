@@ -39,9 +39,13 @@ def differences(found: Found, pairs: Sequence[tuple[str, str]], measures: Sequen
 
 
 def claim(what: str, values: Sequence[float]) -> str:
-    """One line: the mean, the interval and every seed's own value; without an interval where there is one seed."""
-    shown = ", ".join(f"{value:.4g}" for value in values)
+    """One line: the mean, the interval and every seed's own value."""
+    return f"- {what}: {interval(values)} (seeds: {', '.join(f'{value:.4g}' for value in values)})"
+
+
+def interval(values: Sequence[float]) -> str:
+    """The mean with its interval, or one seed's value, which has none."""
     if len(values) < 2:
-        return f"- {what}: {shown} (one seed, no interval)"
+        return f"{values[0]:.4g} (no interval)"
     estimate = student_t(list(values))
-    return f"- {what}: {estimate.value:.4g} [{estimate.low:.4g}, {estimate.high:.4g}] (seeds: {shown})"
+    return f"{estimate.value:.4g} [{estimate.low:.4g}, {estimate.high:.4g}]"

@@ -9,7 +9,8 @@ The teacher of the recipe `curriculum` is trained once, under the first seed, on
 every seed; a seed decides the student's fresh weights and the order of its rows. Each arm is an ordinary run in
 runs/curriculum/ARM-seed-N, so a stopped benchmark goes on where it was. The measure is the number of rows read until
 every skill is at nine tenths of the teacher's on the validation rows, looked at every `train.eval_steps`; an arm that
-never gets there is counted at its whole length and marked. Beside it the accuracy on the test rows after the last step.
+never gets there is counted at its whole length and marked. Beside it the accuracy on the test rows of the checkpoint
+that was best on the validation rows.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from paired import differences, table
+
 import potstill
 from potstill.data.arithmetic import SKILLS
-from potstill.evaluate.interval import student_t
 from potstill.folder import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
@@ -35,6 +37,14 @@ ARMS: Mapping[str, Sequence[str]] = {
     "zone": ["order.mastery=null", "order.zone.slice_by=skill"],
     "reversed": ["order.mastery.prerequisites={units: [carry], carry: [tens]}"],
 }
+
+PAIRS = [
+    ("gated", "shuffled"),
+    ("gated", "reversed"),
+    ("gated", "zone"),
+    ("reversed", "shuffled"),
+    ("zone", "shuffled"),
+]
 
 
 def main() -> None:
@@ -51,7 +61,11 @@ def main() -> None:
         for arm in options.arms:
             overrides = [f"seed={seed}", *PLAIN, *options.overrides, *ARMS[arm]]
             found[arm].append(_run(overrides, options.output_dir / f"{arm}-seed-{seed}", teacher))
-    print("\n".join([*table(found), "", *differences(found)]))
+    print(
+        "\n".join(
+            [*table(found, list(found[options.arms[0]][0])), "", *differences(found, PAIRS, ("rows", "test.tens"))]
+        )
+    )
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "curriculum.json").write_text(json.dumps({"seeds": options.seeds, "arms": found}, indent=1))
 
@@ -79,37 +93,6 @@ def _run(overrides: Sequence[str], folder: Path, teacher: Path) -> dict[str, flo
             for one in SKILLS
         },
     }
-
-
-def table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
-    """A row per arm, means over seeds with Student's 95 % interval where there are several."""
-    columns = ("rows", "reached", *(f"test.{one}" for one in SKILLS), *(f"teacher.{one}" for one in SKILLS))
-    lines = [f"| arm | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for arm, runs in found.items():
-        lines.append(f"| {arm} | {' | '.join(_cell([one[name] for one in runs]) for name in columns)} |")
-    return lines
-
-
-def _cell(values: Sequence[float]) -> str:
-    mean = sum(values) / len(values)
-    if len(values) < 2 or max(values) == min(values):
-        return f"{mean:.4g}"
-    return f"{mean:.4g} ± {student_t(list(values)).high - mean:.2g}"
-
-
-def differences(found: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
-    """Each order against the shuffled one, seed by seed."""
-    lines = []
-    for arm in (one for one in found if one != "shuffled" and "shuffled" in found):
-        values = [one["rows"] - two["rows"] for one, two in zip(found[arm], found["shuffled"], strict=True)]
-        shown = ", ".join(f"{value:.0f}" for value in values)
-        if len(values) < 2:
-            lines.append(f"- rows to the bar: {arm} minus shuffled: {shown} (one seed, no interval)")
-            continue
-        estimate = student_t(values)
-        interval = f"{estimate.value:.0f} [{estimate.low:.0f}, {estimate.high:.0f}]"
-        lines.append(f"- rows to the bar: {arm} minus shuffled: {interval} (seeds: {shown})")
-    return lines
 
 
 if __name__ == "__main__":

@@ -22,9 +22,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from paired import differences, table
+
 import potstill
-from potstill.data.difficulty.schedule import FORWARDS_OF_A_STEP
-from potstill.evaluate.interval import student_t
+from potstill.data.difficulty.schedule import FORWARDS_OF_A_STEP, scoring
 from potstill.folder import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
@@ -32,15 +33,24 @@ PLAIN = ["controls=[]", "evaluate.cost=null", "evaluate.bootstrap=100", "train.e
 BOUNDED = ["objective.divergence=bidirectional", "objective.lam=0.9"]
 KL = ["objective.divergence=forward_kl", "objective.lam=null"]
 # What each arm changes in the recipe `da-kd`. {all}: steps of all passes over all rows; {same}: as many steps as the
-# difficult arm takes; {cost}: as many as cost what the difficult arm costs, its scoring included.
+# difficult arm takes; {cost} and {once}: as many as cost what `difficult` and `scored-once` cost, scoring included.
 ARMS: Mapping[str, Sequence[str]] = {
     "difficult": [*KL],
+    "scored-once": [*KL, "order.difficulty.score_every={passes}"],
     "full": [*KL, "order=null", "train.max_steps={all}"],
     "same-steps": [*KL, "order=null", "train.max_steps={same}"],
     "same-cost": [*KL, "order=null", "train.max_steps={cost}"],
+    "once-cost": [*KL, "order=null", "train.max_steps={once}"],
     "difficult-bounded": [*BOUNDED],
     "full-bounded": [*BOUNDED, "order=null", "train.max_steps={all}"],
 }
+
+COLUMNS = ("steps", "cost", "accuracy", "macro_f1", "nll", "agreement", "kl", "seconds", "scoring_seconds")
+PAIRS = [
+    *(("difficult", other) for other in ("full", "same-steps", "same-cost")),
+    *(("scored-once", other) for other in ("full", "difficult", "same-steps", "once-cost")),
+    *(("difficult-bounded", other) for other in ("full-bounded", "difficult", "full")),
+]
 
 
 def main() -> None:
@@ -60,7 +70,7 @@ def main() -> None:
     arms = ["difficult", *(arm for arm in options.arms if arm != "difficult")]
     found = {arm: list[dict[str, float]]() for arm in arms}
     for seed in options.seeds:
-        sizes: dict[str, int] = {}
+        sizes = {"passes": options.passes}
         for arm in arms:
             given = [f"seed={seed}", f"order.difficulty.passes={options.passes}", *PLAIN, *options.overrides]
             mine = [*given, *(one.format(**sizes) for one in ARMS[arm])]
@@ -68,15 +78,13 @@ def main() -> None:
                 mine.remove(given[1])
             one = _run(mine, options.output_dir / f"{arm}-seed-{seed}", options.teacher or first / "stages" / "teacher")
             if arm == "difficult":
-                every, scored = _plain_steps(one, options.passes), (options.passes - 1) / FORWARDS_OF_A_STEP
-                sizes = {
-                    "all": every,
-                    "same": int(one["steps"]),
-                    "cost": int(one["steps"] + scored * every / options.passes),
-                }
+                every = _plain_steps(one, options.passes)
+                scored, once = (scoring(options.passes, each) * every / options.passes for each in (1, options.passes))
+                steps = int(one["steps"])
+                sizes |= {"all": every, "same": steps, "cost": int(steps + scored), "once": int(steps + once)}
             one["cost"] = (one["steps"] + one["scoring_steps"]) / (sizes["all"] / options.passes)
             found[arm].append(one)
-    print("\n".join([*table(found), "", *differences(found)]))
+    print("\n".join([*table(found, COLUMNS), "", *differences(found, PAIRS, ("accuracy", "nll", "kl"))]))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{options.name}.json").write_text(json.dumps({"seeds": options.seeds, "arms": found}, indent=1))
 
@@ -108,40 +116,6 @@ def _run(overrides: Sequence[str], folder: Path, teacher: Path) -> dict[str, flo
 
 def _plain_steps(one: Mapping[str, float], passes: int) -> int:
     return passes * -int(-one["rows"] // one["batch_size"])
-
-
-def table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
-    """A row per arm, means over seeds with Student's 95 % interval where there are several."""
-    columns = ("steps", "cost", "accuracy", "macro_f1", "nll", "agreement", "kl", "seconds", "scoring_seconds")
-    lines = [f"| arm | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for arm, runs in found.items():
-        lines.append(f"| {arm} | {' | '.join(_cell([one[name] for one in runs]) for name in columns)} |")
-    return lines
-
-
-def _cell(values: Sequence[float]) -> str:
-    mean = sum(values) / len(values)
-    if len(values) < 2 or max(values) == min(values):
-        return f"{mean:.4g}"
-    return f"{mean:.4g} ± {student_t(list(values)).high - mean:.2g}"
-
-
-def differences(found: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
-    """The difficult arms against the others, seed by seed."""
-    pairs = [("difficult", other) for other in ("full", "same-steps", "same-cost")]
-    pairs += [("difficult-bounded", "full-bounded"), ("difficult-bounded", "difficult"), ("difficult-bounded", "full")]
-    lines = []
-    for arm, other in pairs:
-        for name in ("accuracy", "kl") if arm in found and other in found else ():
-            values = [one[name] - two[name] for one, two in zip(found[arm], found[other], strict=True)]
-            shown = ", ".join(f"{value:.4g}" for value in values)
-            if len(values) < 2:
-                lines.append(f"- {name}: {arm} minus {other}: {shown} (one seed, no interval)")
-                continue
-            estimate = student_t(values)
-            interval = f"{estimate.value:.4g} [{estimate.low:.4g}, {estimate.high:.4g}]"
-            lines.append(f"- {name}: {arm} minus {other}: {interval} (seeds: {shown})")
-    return lines
 
 
 if __name__ == "__main__":

@@ -1,229 +1,232 @@
-"""Ways to learn from the same teacher at one budget: two divergences on the data's text, and two that write their own.
+"""Ways to learn from one teacher: the data's text or the student's own, and five divergences.
 
-    python benchmarks/on_policy.py --seeds 0 1 2
+    python benchmarks/on_policy.py small --seeds 0 1 2
+    python benchmarks/on_policy.py smollm --seeds 0 1 2 --arms supervised gkd gkd-cost
 
-One student is warmed up on the data's text (benchmarks/on_policy.yaml); each arm goes on from it. A budget is counted
-in parameters read per token: the teacher reads a token once, the student reads and learns it (three passes), and what
-it wrote itself it has read once more. Arms that write take fewer steps, so that no arm costs more than the first.
+`small`: two fresh decoders of 1.4 M and 0.1 M parameters, the student warmed up once a seed. `smollm`: half of
+SmolLM2-135M-Instruct under the whole of it, warmed up once for all seeds. Each arm goes on from the warmed student,
+with the same passages in the same order, for as many steps; `gkd-cost` for as many as cost what `supervised` costs.
+Cost is counted in parameters read per token: the teacher reads a token once, the student reads and learns it (three
+passes), and what it wrote itself it has read once more.
 
-Every run lies in runs/on-policy, so a stopped benchmark goes on where it was. The table goes to standard output as
-Markdown, the numbers to benchmarks/results/on-policy.json.
+Measured is the student after its last step: no checkpoint is chosen, since a choice by the data's loss would favour
+those who learn from the data. (`distillm` has to follow that loss, and takes the best of its eight evaluations.) Every
+run lies in OUTPUT/SIZE, so a stopped benchmark goes on where it was. The tables go to standard output as Markdown, the
+numbers to benchmarks/results/on-policy-SIZE.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from own_text import MEASURES, Ruler, loaded, measured
+from paired import cell, interval
+from small_decoder import untrained
 
-from potstill.config import Recipe
-from potstill.core.batch import Batch
-from potstill.core.signal import Want
-from potstill.data.collate import collate
-from potstill.data.encoded import Encoded
 from potstill.data.prepare import prepare
-from potstill.divergences.catalogue import DIVERGENCES
-from potstill.evaluate.interval import student_t
-from potstill.onpolicy import ends
 from potstill.recipe_yaml import load_recipe
 from potstill.stage import run_stage
 from potstill.still import opened
-from potstill.students.load import LoadedModel, load_model
-from potstill.students.sample import Sampling, continued
-from potstill.students.settings import ModelSettings
-from potstill.students.taps import outputs
-from potstill.train.rollout import WrittenRow, written_batch
 
 HERE = Path(__file__).parent
-RECIPE, RUNS = HERE / "on_policy.yaml", Path("runs/on-policy")
-PROMPT, NEW, PROMPTS, ROWS = 16, 32, 32, 8
-ROLLOUT = {"prompt_tokens": PROMPT, "max_new_tokens": NEW}
+RESULTS = HERE / "results"
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """steps: of an arm. rate: its learning rate. warm: what the warm-up changes in the recipe. per_seed: whether each
+    seed has a warm-up of its own. measured: rows. teacher: None where the recipe itself trains one first."""
+
+    recipe: Path
+    steps: int
+    rate: float
+    warm: Mapping[str, Any]
+    per_seed: bool
+    prompt: int
+    new: int
+    measured: int
+    at_once: int
+    capacity: int
+    teacher: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """A way to learn. written: the share of steps whose text the student writes, as planned for the budget."""
+    """A way to learn. equal_cost: takes fewer steps, so that with its writing it costs what plain steps cost."""
 
     label: str
     objective: Mapping[str, Any]
     rollout: Mapping[str, Any] | None = None
-    written: float = 0.0
+    equal_cost: bool = False
 
 
-SKEW = {"divergence": "skew_kl", "alpha": 0.1}
-# Started at 0.5, and with a small buffer: from 0 so short a training would hardly see any text of the student.
-ADAPTIVE = {"start": 0.5, "capacity": 16}
+TINY = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 128}
+KL = {"divergence": "forward_kl", "soft_weight": 1, "hard_weight": 0}
+SIZES = {
+    "small": Size(
+        HERE / "on_policy_small.yaml",
+        steps=300,
+        rate=1e-3,
+        warm={"objective": KL, "train.max_steps": 300},
+        per_seed=True,
+        prompt=16,
+        new=48,
+        measured=256,
+        at_once=64,
+        capacity=256,
+    ),
+    "smollm": Size(
+        HERE / "on_policy.yaml",
+        steps=24,
+        rate=1e-4,
+        warm={},
+        per_seed=False,
+        prompt=16,
+        new=32,
+        measured=64,
+        at_once=32,
+        capacity=32,
+        teacher="packaged:smollm2-135m-instruct",
+    ),
+}
+SOFT = {"soft_weight": 1, "hard_weight": 0}
+JENSEN = {"divergence": "jensen_shannon", "beta": 0.5, **SOFT}
+SKEW = {"divergence": "skew_kl", "alpha": 0.1, **SOFT}
 ARMS = {
-    "forward": Arm("Forward KL, data", {"divergence": "forward_kl"}),
-    "skew": Arm("Skew KL 0.1, data", SKEW),
-    "gkd": Arm("Skew KL 0.1, on-policy (lambda 1)", SKEW, {"lmbda": 1.0}, 1.0),
-    "adaptive": Arm("Skew KL 0.1, adaptive off-policy from 0.5", SKEW, {"adaptive": ADAPTIVE}, 0.3),
+    "supervised": Arm("Jensen-Shannon 0.5, the data's text (lambda 0)", JENSEN),
+    "gkd": Arm("Jensen-Shannon 0.5, its own text (lambda 1)", JENSEN, {"lmbda": 1.0}),
+    "gkd-half": Arm("Jensen-Shannon 0.5, half and half (lambda 0.5)", JENSEN, {"lmbda": 0.5}),
+    "gkd-cost": Arm("Jensen-Shannon 0.5, its own text, at equal cost", JENSEN, {"lmbda": 1.0}, equal_cost=True),
+    "forward": Arm("Forward KL, the data's text", KL),
+    "skew": Arm("Skew KL 0.1, the data's text", SKEW),
+    "skew-reverse": Arm("Skew reverse KL 0.1, the data's text", {**SKEW, "divergence": "skew_reverse_kl"}),
+    "adaptive-kl": Arm("Adaptive KL, the data's text", {"divergence": "adaptive_kl", **SOFT}),
+    # phi from 0.5 and a buffer of a few batches: from 0 so short a training would hardly see any text of the student.
+    "distillm": Arm("Skew KL 0.1, DistiLLM's scheduler from 0.5", SKEW, {"adaptive": {"start": 0.5}}),
 }
-MEASURES = {
-    "perplexity": "Perplexity on the data",
-    "kl": "KL to the teacher on the data (nats)",
-    "own_forward": "KL(teacher, student) on its own text (nats)",
-    "own_reverse": "KL(student, teacher) on its own text (nats)",
-}
+PAIRS = [
+    *(("gkd", "supervised"), ("gkd-half", "supervised"), ("gkd-cost", "supervised")),
+    *(("skew", "forward"), ("skew-reverse", "forward"), ("adaptive-kl", "forward"), ("distillm", "skew")),
+]
+Found = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def main() -> None:
-    """Warm up, run every arm with every seed, print the table."""
+    """Train the teacher where there is none, warm up, run every arm with every seed, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("size", choices=list(SIZES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--steps", type=int, help="of each arm")
+    parser.add_argument("--rate", type=float, help="learning rate of each arm")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/on-policy"))
     options = parser.parse_args()
-    warm = trained("warm", load_recipe(RECIPE))
-    teacher = _load("packaged:smollm2-135m-instruct")
-    recipe = load_recipe(RECIPE)
-    test = prepare(recipe.data, teacher.tokenizer, recipe.task, recipe.seed).test
-    assert test is not None
-    rows = test.encoded[:PROMPTS]
-    learner = _load(warm).record.parameters
-    cost = learner / (teacher.record.parameters + 3 * learner)
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in ("warm", *ARMS)}
-    found["warm"].append(measured(warm, teacher, rows))
+    size, root = SIZES[options.size], options.output_dir / options.size
+    steps, rate = options.steps or size.steps, options.rate or size.rate
+    start, teacher = models(size, root, options.seeds[0])
+    recipe = load_recipe(size.recipe)
+    speaker = loaded(teacher)
+    test = prepare(recipe.data, speaker.tokenizer, recipe.task, recipe.seed).test
+    assert test is not None, "the recipe has test rows"
+    bf16 = recipe.train.bf16 is True
+    ruler = Ruler(speaker, test.encoded[: size.measured], size.prompt, size.new, size.at_once, bf16)
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in ("warm", *options.arms)}
     for seed in options.seeds:
-        for name, arm in ARMS.items():
-            steps, started = int(options.steps / (1 + arm.written * cost)), time.perf_counter()
-            model = trained(f"{name}-{seed}", load_recipe(RECIPE, overrides(arm, warm, seed, steps)))
-            found[name].append({"seed": seed, "steps": steps, **measured(model, teacher, rows)})
+        given = {"seed": seed if size.per_seed else options.seeds[0], **start, **size.warm}
+        warm = trained(root / f"warm-{given['seed']}", size, given)
+        found["warm"].append({"seed": seed, "steps": 0, **measured(warm, ruler)})
+        learner = loaded(warm / "model").record.parameters
+        cost = learner / (speaker.record.parameters + 3 * learner)
+        for name in options.arms:
+            arm, started = ARMS[name], time.perf_counter()
+            taken = int(steps / (1 + cost)) if arm.equal_cost else steps
+            values = {"seed": seed, **start, **changes(arm, size, warm / "model", taken, rate)}
+            stage = trained(root / f"{name}-{seed}", size, values)
+            found[name].append({"seed": seed, "steps": taken, **measured(stage, ruler)})
+            found[name][-1]["budget"] = budget(found[name][-1], cost)
             print(f"{name} {seed}: {time.perf_counter() - started:.0f} s {found[name][-1]}", flush=True)
-        write(found, options.steps, cost)
-    print("\n".join([*table(found, cost), "", *claims(found)]))
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"on-policy-{options.size}.json").write_text(json.dumps({"cost": cost, "arms": found}, indent=1))
+    print("\n".join([*table(found), "", *claims(found)]))
 
 
-def overrides(arm: Arm, warm: Path, seed: int, steps: int) -> list[str]:
+def models(size: Size, root: Path, seed: int) -> tuple[dict[str, Any], str]:
+    """What every training is told of student and teacher, and where the teacher is."""
+    if size.teacher is not None:
+        return {}, size.teacher
+    base = str(untrained(root / "untrained"))
+    taught = trained(root / "teacher", size, {"seed": seed, "student": {"model_name_or_path": base}})
+    teacher = str(taught / "model")
+    student = {"model_name_or_path": base, "size": TINY}
+    return {"teacher": {"models": [{"model_name_or_path": teacher}]}, "student": student}, teacher
+
+
+def changes(arm: Arm, size: Size, warm: Path, steps: int, rate: float) -> dict[str, Any]:
     """The warmed student, whole, on this arm's objective and text."""
+    frozen = {} if size.teacher is None else {"freeze": ["embeddings"]}
     values = {
-        "seed": seed,
-        "student": {"model_name_or_path": str(warm), "freeze": ["embeddings"]},
+        "student": {"model_name_or_path": str(warm), **frozen},
         "objective": arm.objective,
         "train.max_steps": steps,
-        "train.eval_steps": 6,
-        "train.learning_rate": 3e-4,
+        "train.learning_rate": rate,
     }
     if arm.rollout is not None:
-        values["rollout"] = {**ROLLOUT, **arm.rollout}
-    return [f"{name}={json.dumps(value)}" for name, value in values.items()]
+        values["rollout"] = {"prompt_tokens": size.prompt, "max_new_tokens": size.new, **arm.rollout}
+        if (adaptive := arm.rollout.get("adaptive")) is not None:
+            values["rollout"]["adaptive"] = {"capacity": size.capacity, **adaptive}
+            values["train.eval_steps"] = max(1, steps // 8)
+    return values
 
 
-def trained(name: str, settings: Recipe) -> Path:
-    """The model of one training, without the measures and the export that a whole run has."""
-    with opened(RUNS / name, settings, trust_remote_code=False) as bench:
+def trained(root: Path, size: Size, values: Mapping[str, Any]) -> Path:
+    """The stage of one training, without the measures and the export that a whole run has."""
+    recipe = load_recipe(size.recipe, [f"{name}={json.dumps(value)}" for name, value in values.items()])
+    with opened(root, recipe, trust_remote_code=False) as bench:
         run_stage(bench, bench.recipe.final)
-    return RUNS / name / "stages" / "student" / "model"
+    return root / "stages" / "student"
 
 
-def measured(model: Path, teacher: LoadedModel, rows: Sequence[Encoded]) -> dict[str, Any]:
-    """A trained student: on the data's text, and on what it writes after the prompts of the same rows."""
-    file = model.parent / "on-policy.json"
-    if not file.exists():
-        student, sums = _load(model), Counter[str]()
-        for start in range(0, len(rows), ROWS):
-            some = rows[start : start + ROWS]
-            data = collate(some, pad_id=0, task="causal-lm")
-            sums.update(_sums("", data, student, teacher))
-            sums.update(_sums("own_", _own_text(some, student, seed=start), student, teacher))
-        found = {
-            "perplexity": math.exp(sums["loss"] / sums["tokens"]),
-            "kl": sums["forward_kl"] / sums["tokens"],
-            "own_forward": sums["own_forward_kl"] / sums["own_tokens"],
-            "own_reverse": sums["own_reverse_kl"] / sums["own_tokens"],
-        }
-        stage = json.loads((model.parent / "stage.json").read_text())
-        spent = {name: stage.get(name) for name in ("tokens", "seconds", "rollout")}
-        file.write_text(json.dumps({**found, **spent}))
-    return json.loads(file.read_text())
+def budget(run: Mapping[str, Any], cost: float) -> float:
+    """In tokens learnt: what the student wrote, and the prompts before it, it has read once more."""
+    return float(run["tokens"] * (1 + cost * (run["rollout"] or {"written": 0})["written"] / run["steps"]))
 
 
-def _own_text(rows: Sequence[Encoded], student: LoadedModel, seed: int) -> Batch:
-    sampling = Sampling(1.0, NEW, len(student.tokenizer), ends(student.module, student.tokenizer))
-    prompts = [row.tokens[:PROMPT].tolist() for row in rows]
-    new = continued(student.module, prompts, sampling, seed=seed)
-    return written_batch([WrittenRow("", (*a, *b), PROMPT) for a, b in zip(prompts, new, strict=True)])
-
-
-def _sums(prefix: str, batch: Batch, student: LoadedModel, teacher: LoadedModel) -> dict[str, float]:
-    chosen = batch.weights["soft"] > 0
-    ours, theirs = (_logprobs(one, batch)[chosen] for one in (student, teacher))
-    found = {name: float(DIVERGENCES[name].function(theirs, ours).sum()) for name in ("forward_kl", "reverse_kl")}
-    found["loss"] = -float(ours.gather(-1, batch.targets_BT[chosen][:, None]).sum())
-    found["tokens"] = float(chosen.sum())
-    return {f"{prefix}{name}": value for name, value in found.items()}
-
-
-def _logprobs(one: LoadedModel, batch: Batch) -> torch.Tensor:
-    with torch.no_grad():
-        found = outputs(one.module.eval(), batch, Want()).logits_BTV
-    assert found is not None
-    return found.float().log_softmax(-1)
-
-
-def _load(name: str | Path) -> LoadedModel:
-    return load_model(ModelSettings(model_name_or_path=str(name)), task="causal-lm", labels=None, folder_of={})
-
-
-def write(found: Mapping[str, Sequence[Mapping[str, Any]]], steps: int, cost: float) -> None:
-    """What is known so far."""
-    (HERE / "results").mkdir(exist_ok=True)
-    text = json.dumps({"steps": steps, "cost_of_writing": cost, "arms": found}, indent=1)
-    (HERE / "results" / "on-policy.json").write_text(text)
-
-
-def table(found: Mapping[str, Sequence[Mapping[str, Any]]], cost: float) -> list[str]:
-    """A row per arm; mean over seeds with half of Student's 95 % interval."""
-    heads = ["Arm", "Steps", "Tokens learnt", "Tokens written", "Budget", *MEASURES.values()]
+def table(found: Found) -> list[str]:
+    """A row per arm; means over seeds with half of Student's 95 % interval."""
+    heads = ["Arm", "Steps", "Tokens written", "Cost", *MEASURES.values(), "Seconds"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    whole = _budget(found["forward"], cost)
+    whole = max(run["budget"] for name in found if name in ("supervised", "forward") for run in found[name])
     for name, runs in found.items():
-        label = "Before (warmed up)" if name == "warm" else ARMS[name].label
-        spent = ["–"] * 4
+        spent = ["–"] * 3
         if name != "warm":
-            tokens, new = (sum(values) / len(runs) for values in _tokens(runs))
-            spent = [str(runs[0]["steps"]), f"{tokens:,.0f}", f"{new:,.0f}", f"{_budget(runs, cost) / whole:.0%}"]
-        values = [_mean([run[measure] for run in runs]) for measure in MEASURES]
-        lines.append(f"| {' | '.join([label, *spent, *values])} |")
+            new = sum((run["rollout"] or {"new_tokens": 0})["new_tokens"] for run in runs) / len(runs)
+            spent = [
+                str(runs[0]["steps"]),
+                f"{new:,.0f}",
+                f"{sum(run['budget'] for run in runs) / len(runs) / whole:.0%}",
+            ]
+        label = "Before (warmed up)" if name == "warm" else ARMS[name].label
+        values = [cell([run[measure] for run in runs]) for measure in MEASURES]
+        seconds = sum(run["seconds"] for run in runs) / len(runs)
+        lines.append(f"| {' | '.join([label, *spent, *values, f'{seconds:.0f}'])} |")
     return lines
 
 
-def _tokens(runs: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[int]]:
-    return [run["tokens"] for run in runs], [(run["rollout"] or {"new_tokens": 0})["new_tokens"] for run in runs]
-
-
-def _budget(runs: Sequence[Mapping[str, Any]], cost: float) -> float:
-    """In tokens learnt; the prompts are read before the writing too."""
-    tokens, new = _tokens(runs)
-    written = [((run["rollout"] or {}).get("written", 0)) * 4 * PROMPT for run in runs]
-    return sum(tokens) / len(runs) + cost * (sum(new) + sum(written)) / len(runs)
-
-
-def _mean(values: Sequence[float]) -> str:
-    if len(values) < 2:
-        return f"{values[0]:.4g}"
-    estimate = student_t(list(values))
-    return f"{estimate.value:.4g} ± {estimate.high - estimate.value:.2g}"
-
-
-def claims(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """Differences seed by seed: skew KL against forward KL, the student's text against the data's."""
-    lines = []
-    for name, other in (("skew", "forward"), ("gkd", "skew"), ("adaptive", "skew")):
-        for measure, label in MEASURES.items():
-            values = [one[measure] - two[measure] for one, two in zip(found[name], found[other], strict=True)]
-            shown, what = ", ".join(f"{value:+.4f}" for value in values), f"{label}: {name} minus {other}"
-            if len(values) > 1:
-                estimate = student_t(values)
-                what += f": {estimate.value:+.4f} [{estimate.low:+.4f}, {estimate.high:+.4f}]"
-            lines.append(f"- {what} (seeds: {shown})")
+def claims(found: Found) -> list[str]:
+    """Differences taken seed by seed: the student's text against the data's, divergences against forward KL, and every
+    arm against where it began."""
+    lines = [f"| Difference | {' | '.join(MEASURES.values())} |", "|---" * (len(MEASURES) + 1) + "|"]
+    for arm, other in [*PAIRS, *((arm, "warm") for arm in found if arm != "warm")]:
+        if arm in found and other in found:
+            pairs = list(zip(found[arm], found[other], strict=True))
+            cells = [interval([one[name] - two[name] for one, two in pairs]) for name in MEASURES]
+            lines.append(f"| {' | '.join([f'{arm} minus {other}', *cells])} |")
     return lines
 
 

@@ -14,10 +14,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from paired import claim
+
 import potstill
 from potstill.core.outcome import Finding
 from potstill.core.record import RunRecord
-from potstill.evaluate.interval import student_t
 from potstill.evaluate.suite import over_seeds
 from potstill.report import view
 from potstill.report.numbers import FORMATS, NARROW
@@ -82,25 +83,17 @@ def differences(records: Sequence[RunRecord]) -> list[str]:
         for other in ("labels", "tfidf"):
             pairs = [(record.value(name), record.value(name, other)) for record in records]
             if all(None not in pair for pair in pairs):
-                lines.append(_claim(f"{name}: student minus {other}", [ours - theirs for ours, theirs in pairs]))
+                lines.append(claim(f"{name}: student minus {other}", [ours - theirs for ours, theirs in pairs]))
     share = "share of the teacher's" if view.HEADLINE[task][2] else "times the teacher's"
     for name, ratio in ((headline, share), ("cost.parameters", "times fewer parameters")):
         pairs = [(record.value(name), record.value(name, "teacher")) for record in records]
         if all(None not in pair for pair in pairs):
             shares = [theirs / ours if name == "cost.parameters" else ours / theirs for ours, theirs in pairs]
-            lines.append(_claim(f"{name}: student, {ratio}", shares))
+            lines.append(claim(f"{name}: student, {ratio}", shares))
     speed = [record.value("cost.latency_speedup") for record in records]
     if None not in speed:
-        lines.append(_claim("times faster than the teacher at batch 1", speed))
+        lines.append(claim("times faster than the teacher at batch 1", speed))
     return lines
-
-
-def _claim(what: str, values: Sequence[float]) -> str:
-    shown = ", ".join(f"{value:.4g}" for value in values)
-    if len(values) < 2:
-        return f"- {what}: {shown}"
-    estimate = student_t(list(values))
-    return f"- {what}: {estimate.value:.4g} [{estimate.low:.4g}, {estimate.high:.4g}] (seeds: {shown})"
 
 
 if __name__ == "__main__":

@@ -129,6 +129,10 @@ def test_difficulty_costs_fewer_steps_and_its_scoring():
     assert one.steps == 33
     assert one.scoring_flops == 2 * 100 * 64 * (3 * (body // 2 + table) + body + table)
     assert one.flops == 33 * (one.student_flops + one.teacher_flops) + one.scoring_flops
+    (seldom,) = estimate(
+        recipe(order={"difficulty": {"passes": 4, "score_every": 2}}, train={"per_device_train_batch_size": 8})
+    )
+    assert one.scoring_flops - seldom.scoring_flops == 2 * 100 * 64 * (body // 2 + table)
     (plain,) = estimate(recipe(train={"num_train_epochs": 4, "per_device_train_batch_size": 8}))
     assert plain.scoring_flops == 0
     assert plain.steps == 52

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from potstill.config import Recipe, StageSettings
 from potstill.core.errors import InputError
-from potstill.data.difficulty.schedule import batches
+from potstill.data.difficulty.schedule import batches, readings
 from potstill.data.settings import DataSettings
 from potstill.estimate_rollout import Writing, writing
 from potstill.students.shape import ModelShape, shape_of, student_shape
@@ -150,16 +150,16 @@ def _steps(recipe: Recipe, stage: StageSettings, rows: int) -> int | None:
 
 
 def _scoring(recipe: Recipe, stage: StageSettings, student: ModelShape, teachers: Sequence[ModelShape]) -> int | None:
-    """Forward passes of the student over all rows, before each pass of a schedule of difficulty but the first; and one
-    of the teachers, unless their answers are recorded anyway."""
-    if stage.order is None or stage.order.difficulty is None:
+    """Forward passes of the student over all rows, before passes of a schedule of difficulty; and one of the teachers,
+    unless their answers are recorded anyway."""
+    if stage.order is None or (found := stage.order.difficulty) is None:
         return 0
     if (known := _rows(recipe.data)) is None:
         return None
     head, tokens = recipe.task != "classify", known * recipe.data.max_length
     kept = stage.teacher is not None and stage.teacher.cache
     asked = 0 if kept else sum(_met(one, head) for one in teachers)
-    return 2 * tokens * ((stage.order.difficulty.passes - 1) * _met(student, head) + asked)
+    return 2 * tokens * (readings(found.passes, found.score_every) * _met(student, head) + asked)
 
 
 def _asked(recipe: Recipe, stage: StageSettings, steps: int | None, rows: int) -> int | None:

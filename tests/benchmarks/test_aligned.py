@@ -5,12 +5,11 @@ import sys
 import pytest
 
 from potstill.recipe_yaml import load_recipe
-from tests.benchmarks.scripts import BENCHMARKS, script
+from tests.benchmarks.scripts import script
 
 
 @pytest.fixture
-def aligned(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+def aligned():
     return script("aligned")
 
 

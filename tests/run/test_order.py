@@ -10,8 +10,10 @@ import pytest
 
 import potstill
 from potstill.core.errors import DataError, InputError, RecipeError
+from tests.run.test_served_teacher import served
 from tests.run.test_stop import Process, losses, product
 from tests.run.tiny_recipe import classifier, labelled_rows, language_model, set_value, write_recipe, write_rows
+from tests.teachers.served import KEY
 
 SKILLS = ("add", "carry", "times")
 SKILL_ROWS = {"labelled": (0, 48), "validation": (1, 24), "test": (2, 24)}
@@ -181,3 +183,51 @@ def test_a_language_model_learns_from_difficult_rows(materials, tmp_path):
         rows = done["data"]["splits"]["train"]["rows"]
         assert done["examples"] == rows + round(rows * 2 / 3) + round(rows / 3)
         assert (done["order"]["student_rows"], done["order"]["teacher_rows"]) == (2 * rows, rows)
+
+
+class TestServedTeacher:
+    """The teacher is asked by an order itself, beside its signals for each step: elsewhere as here."""
+
+    @pytest.fixture(autouse=True)
+    def keyed(self, monkeypatch):
+        monkeypatch.setenv("POTSTILL_KEY", KEY)
+
+    def both(self, tmp_path, recipe, folder, teacher, **serving):
+        """The run with the teacher of this folder here, and with it served; of each the folder and the record."""
+        with served(folder, **serving) as service:
+            heard = {
+                "here": {"models": [{"model_name_or_path": str(folder)}]},
+                "far": {"urls": [service.http], "timeout_s": 60, "form": "hidden-fp32", **teacher},
+            }
+            if serving:
+                del heard["far"]["form"]
+                heard["here"]["cache"] = True
+            for name, one in heard.items():
+                file = write_recipe(tmp_path, recipe | {"teacher": one}, f"{name}.yaml")
+                yield tmp_path / name, potstill.run(file, output_dir=tmp_path / name)
+
+    def test_the_same_rows_are_difficult(self, materials, tmp_path):
+        recipe = language_model(materials) | {"order": {"difficulty": {"passes": 3, "schedule": "linear"}}}
+        recipe["data"]["test"] = None
+        del recipe["train"]["max_steps"]
+        (here, local), (far, remote) = self.both(tmp_path, recipe, materials.decoder, {"prefetch": 0})
+        assert {**order_of(here), "seconds": 0} == {**order_of(far), "seconds": 0}
+        assert order_of(far)["teacher_rows"] > 0
+        curves = [[row["loss"] for row in one.metrics if row["event"] == "step"] for one in (local, remote)]
+        assert curves[0] == pytest.approx(curves[1], rel=1e-5)
+
+    def test_the_same_skills_open(self, materials, skilled, tmp_path):
+        """A trained classifier, so that there is a score to be held against; its answers are recorded here."""
+        alone = by_skill(materials, skilled, MASTERY, train__max_steps=16)
+        del alone["order"]
+        alone |= {"stages": [], "teacher": None, "objective": {"soft_weight": 0, "hard_weight": 1}}
+        alone["student"] = {"model_name_or_path": str(materials.encoder), "head": "fresh"}
+        potstill.run(write_recipe(tmp_path, alone), output_dir=tmp_path / "teacher")
+        folder = tmp_path / "teacher" / "model"
+        recipe = by_skill(materials, skilled, MASTERY) | {"stages": []}
+        recipe["student"] = {"model_name_or_path": str(folder), "layers": [0], "head": "fresh"}
+        (here, local), (far, remote) = self.both(tmp_path, recipe, folder, {"cache": True}, task="classify")
+        assert order_of(here) == order_of(far)
+        assert min(order_of(far)["teacher"].values()) > 0
+        curves = [[row["loss"] for row in one.metrics if row["event"] == "step"] for one in (local, remote)]
+        assert curves[0] == pytest.approx(curves[1], rel=1e-4)

@@ -17,13 +17,16 @@ class DifficultySettings(Settings):
 
     passes: of the schedule, which is the length of the training; together they cost (passes + 1) / 2 passes over the
     data, and reading every row before each pass but the first. schedule: how the share of rows falls. tau: the
-    share of a pass that is drawn from the easier rows. truth: what both losses are taken on: the `label` (for language
-    models the text), or the `teacher`'s first choice, for classifiers with rows that nobody labelled.
+    share of a pass that is drawn from the easier rows. score_every: how many passes one reading of all rows by the
+    student serves; above 1 it costs less, and the later passes go by the scores of an earlier student. truth: what
+    both losses are taken on: the `label` (for language models the text), or the `teacher`'s first choice, for
+    classifiers with rows that nobody labelled.
     """
 
     passes: Annotated[int, Field(ge=2)] = 10
     schedule: Literal["cosine", "linear"] = "cosine"
     tau: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    score_every: Annotated[int, Field(ge=1)] = 1
     truth: Literal["label", "teacher"] = "label"
 
 

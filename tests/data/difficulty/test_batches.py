@@ -6,7 +6,9 @@ import pytest
 from potstill.core.errors import DataError, NumbersError
 from potstill.core.protocols import BatchSource
 from potstill.data.difficulty.batches import DifficultBatches
-from potstill.data.difficulty.schedule import batches, rows_kept
+from potstill.data.difficulty.schedule import batches, readings, rows_kept
+from potstill.data.difficulty.score import difficulty
+from potstill.data.difficulty.strata import drawn
 from potstill.data.order import Batches
 from potstill.data.order_settings import DifficultySettings
 from tests.data.test_order import causal, rows, take
@@ -61,17 +63,41 @@ def test_passes_have_the_rows_of_the_schedule(schedule):
         one.next()
 
 
+@pytest.mark.parametrize(("every", "asked"), [(1, 4), (2, 2), (3, 2), (4, 1), (9, 1)])
+def test_one_scoring_serves_as_many_passes_as_asked(every, asked):
+    """Five passes, the first of which needs none; each has as many rows as without, and those by the scores it had."""
+    losses = Losses(40)
+    one = source(losses=losses, score_every=every)
+    scores = {}
+    for epoch in range(5):
+        kept, mine = rows_kept("cosine", epoch, 5, 40), []
+        while len(mine) < kept:
+            mine += one.next().rows
+            scores[epoch] = losses.asked
+        if epoch:
+            fresh = Losses(40)
+            fresh.asked = scores[epoch] - 1
+            expected = drawn(difficulty(fresh.student(), fresh.teacher()), kept, 0.1, (7, epoch))
+            assert sorted(mine) == expected.tolist()
+    assert scores == {epoch: -(-epoch // every) for epoch in range(5)}
+    assert losses.asked == asked == readings(5, every)
+    assert one.account()["student_rows"] == 40 * asked
+    with pytest.raises(DataError, match="are over"):
+        one.next()
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
 @pytest.mark.parametrize("at", [0, 3, 10, 11, 15, 19, 24])
-def test_resume_at_any_point_gives_the_same_batches(at):
+def test_resume_at_any_point_gives_the_same_batches(at, every):
     """Though the student that is asked again answers otherwise within a pass; the next pass asks as it would have."""
     losses = Losses(40)
-    one = source(losses=losses)
+    one = source(losses=losses, score_every=every)
     take(one, at)
     state, asked = json.loads(json.dumps(one.state())), losses.asked
     expected = [batch.rows for batch in take(one, 5)]
     again = Losses(40)
     again.asked = asked
-    other = source(losses=again)
+    other = source(losses=again, score_every=every)
     other.restore(state)
     assert other.state() == state
     assert [batch.rows for batch in take(other, 5)] == expected
@@ -102,8 +128,9 @@ def test_a_failed_scoring_leaves_the_place_as_it_was():
         {"position": 99},
         {"position": -1},
         {"seed": None},
-        {"chosen": "AAAA"},
-        {"chosen": "not base64"},
+        {"chosen": ["AAAA"]},
+        {"chosen": ["not base64"]},
+        {"chosen": []},
         {"chosen": None},
     ],
 )
@@ -114,9 +141,19 @@ def test_a_broken_state_is_refused(change):
         source().restore({**one.state(), **change})
 
 
+def test_a_state_without_the_passes_ahead_is_refused():
+    one = source(score_every=3)
+    take(one, 12)
+    state = one.state()
+    assert len(state["chosen"]) == 3
+    for chosen in (state["chosen"][:2], [*state["chosen"], state["chosen"][2]], state["chosen"][::-1]):
+        with pytest.raises(DataError, match="the saved position"):
+            source(score_every=3).restore({**state, "chosen": chosen})
+
+
 def test_other_rows_or_settings_are_refused():
     state = source().state()
-    for other in (source(41), source(size=5), source(tau=0.2), source(schedule="linear")):
+    for other in (source(41), source(size=5), source(tau=0.2), source(schedule="linear"), source(score_every=2)):
         with pytest.raises(DataError, match="other data or another order"):
             other.restore(state)
 

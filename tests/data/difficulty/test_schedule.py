@@ -39,3 +39,4 @@ def test_a_pass_has_a_row():
 def test_scoring_is_a_third_of_a_pass_each_time_but_the_first():
     assert scoring(10) == 3
     assert scoring(1) == 0
+    assert [scoring(10, every) for every in (2, 3, 9, 20)] == pytest.approx([5 / 3, 1, 1 / 3, 1 / 3])

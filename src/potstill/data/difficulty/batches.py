@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from potstill.core.batch import Batch
 from potstill.core.errors import DataError
 from potstill.data.collate import Collate
-from potstill.data.difficulty.schedule import rows_kept, share
+from potstill.data.difficulty.schedule import readings, rows_kept, share
 from potstill.data.difficulty.score import difficulty
 from potstill.data.difficulty.strata import drawn
 from potstill.data.encoded import Encoded
@@ -21,14 +21,16 @@ from potstill.data.order import epoch_order, fingerprint
 from potstill.data.order_settings import DifficultySettings
 
 Losses = Float[np.ndarray, " N"]
+Chosen = Bool[np.ndarray, " N"]
 
 
 class DifficultBatches:
-    """The first pass has every row. Before each later one the student, as it is by then, is asked for its loss on every
-    row, the teacher once for all, and the pass has the rows that `drawn` chooses by their difficulty.
+    """The first pass has every row. Before the second, and then before each `score_every`-th one, the student as it is
+    by then is asked for its loss on every row, the teacher once for all, and the passes up to the next scoring have
+    the rows that `drawn` chooses by their difficulty.
 
     student, teacher: mean loss on the truth of each row, in the order of `encoded`. The chosen rows are a part of the
-    state, one bit a row: weights move on, so they cannot be chosen again.
+    state, one bit a row and pass: weights move on, so they cannot be chosen again.
 
     Raises:
         DataError: there are no rows.
@@ -56,6 +58,7 @@ class DifficultBatches:
         grouping = "length" if group_by_length else "plain"
         self._fingerprint = f"{fingerprint(encoded)}-{batch_size}-{grouping}-{settings.model_dump_json()}"
         self._epoch, self._position, self._seconds = 0, 0, 0.0
+        self._ahead: list[Chosen] = []
         self._begin(np.ones(len(encoded), dtype=bool))
 
     def next(self) -> Batch:
@@ -66,15 +69,16 @@ class DifficultBatches:
         """
         if self._position == len(self._order):
             started, epoch = time.perf_counter(), self._epoch + 1
-            chosen = self._chosen_for(epoch)
-            self._epoch, self._position = epoch, 0
+            chosen, *ahead = self._ahead or self._chosen_from(epoch)
+            self._epoch, self._position, self._ahead = epoch, 0, ahead
             self._begin(chosen)
             self._seconds += time.perf_counter() - started
         rows = self._order[self._position]
         self._position += 1
         return self._collate([self._encoded[row] for row in rows], self._epoch)
 
-    def _chosen_for(self, epoch: int) -> Bool[np.ndarray, " N"]:
+    def _chosen_from(self, epoch: int) -> list[Chosen]:
+        """The rows of this pass, and of those that go by the same scores."""
         settings, number = self._settings, len(self._encoded)
         if epoch >= settings.passes:
             raise DataError(
@@ -83,14 +87,17 @@ class DifficultBatches:
             )
         if self._taught is None:
             self._taught = self._teacher()
-        kept = rows_kept(settings.schedule, epoch, settings.passes, number)
-        chosen = np.zeros(number, dtype=bool)
-        chosen[drawn(difficulty(self._student(), self._taught), kept, settings.tau, (self._seed, epoch))] = True
-        return chosen
+        scores, found = difficulty(self._student(), self._taught), list[Chosen]()
+        for each in range(epoch, min(epoch + settings.score_every, settings.passes)):
+            kept = rows_kept(settings.schedule, each, settings.passes, number)
+            chosen = np.zeros(number, dtype=bool)
+            chosen[drawn(scores, kept, settings.tau, (self._seed, each))] = True
+            found.append(chosen)
+        return found
 
-    def _begin(self, chosen: Bool[np.ndarray, " N"]) -> None:
+    def _begin(self, chosen: Chosen) -> None:
         """Lay out a pass over the chosen rows."""
-        self._chosen = base64.b64encode(np.packbits(chosen).tobytes()).decode()
+        self._chosen = chosen
         rows: Int[np.ndarray, " kept"] = np.flatnonzero(chosen)
         order = epoch_order(self._lengths[rows], self._size, (self._seed, self._epoch), self._group)
         self._order = [rows[batch].tolist() for batch in order]
@@ -100,11 +107,12 @@ class DifficultBatches:
         of the rows in each pass."""
         settings, number = self._settings, len(self._encoded)
         tokens, begun = int(self._lengths.sum()), self._epoch
+        read = readings(begun + 1, settings.score_every)
         return {
             "passes": begun + 1,
             "shares": [share(settings.schedule, epoch, settings.passes) for epoch in range(begun + 1)],
-            "student_rows": begun * number,
-            "student_tokens": begun * tokens,
+            "student_rows": read * number,
+            "student_tokens": read * tokens,
             "teacher_rows": number if begun else 0,
             "teacher_tokens": tokens if begun else 0,
             "seconds": self._seconds,
@@ -116,7 +124,7 @@ class DifficultBatches:
             "epoch": self._epoch,
             "position": self._position,
             "seed": self._seed,
-            "chosen": self._chosen,
+            "chosen": [_packed(one) for one in (self._chosen, *self._ahead)],
             "seconds": self._seconds,
             "fingerprint": self._fingerprint,
         }
@@ -132,21 +140,37 @@ class DifficultBatches:
                 f"the saved position belongs to other data or another order.difficulty (fingerprint "
                 f"{state.get('fingerprint')}, now {self._fingerprint}); resume with the same, or start a new run"
             )
-        number = len(self._encoded)
         try:
             epoch, position, seed = (int(state[name]) for name in ("epoch", "position", "seed"))
-            bits = np.frombuffer(base64.b64decode(state["chosen"], validate=True), dtype=np.uint8)
+            chosen, *ahead = (self._unpacked(one, epoch + place) for place, one in enumerate(state["chosen"]))
             seconds = float(state["seconds"])
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"the saved position cannot be read ({error!r}); use an earlier checkpoint") from error
-        chosen = np.unpackbits(bits)[:number].astype(bool)
-        kept = rows_kept(self._settings.schedule, epoch, self._settings.passes, number) if self._is_pass(epoch) else -1
-        if len(bits) != -(-number // 8) or int(chosen.sum()) != kept or position < 0 or seed < 0:
+        if position < 0 or seed < 0 or len(ahead) != self._passes_ahead(epoch):
             raise DataError("the saved position is not one of this data; use an earlier checkpoint")
         self._epoch, self._position, self._seed, self._seconds = epoch, position, seed, seconds
+        self._ahead = ahead
         self._begin(chosen)
         if position > len(self._order):
             raise DataError("the saved position is not one of this data; use an earlier checkpoint")
 
-    def _is_pass(self, epoch: int) -> bool:
-        return 0 <= epoch < self._settings.passes
+    def _unpacked(self, packed: str, epoch: int) -> Chosen:
+        """Raises ValueError where these are not as many rows as the pass has."""
+        settings, number = self._settings, len(self._encoded)
+        bits = np.frombuffer(base64.b64decode(packed, validate=True), dtype=np.uint8)
+        chosen = np.unpackbits(bits)[:number].astype(bool)
+        known = 0 <= epoch < settings.passes and len(bits) == -(-number // 8)
+        if not known or int(chosen.sum()) != rows_kept(settings.schedule, epoch, settings.passes, number):
+            raise ValueError(f"pass {epoch} has other rows")
+        return chosen
+
+    def _passes_ahead(self, epoch: int) -> int:
+        """Later passes that go by the same scores as this one."""
+        settings = self._settings
+        if epoch == 0:
+            return 0
+        return min(settings.score_every - 1 - (epoch - 1) % settings.score_every, settings.passes - 1 - epoch)
+
+
+def _packed(chosen: Chosen) -> str:
+    return base64.b64encode(np.packbits(chosen).tobytes()).decode()

@@ -38,7 +38,11 @@ def batches(schedule: Schedule, epochs: int, rows: int, batch_size: int) -> int:
     return sum(math.ceil(rows_kept(schedule, epoch, epochs, rows) / batch_size) for epoch in range(epochs))
 
 
-def scoring(epochs: int) -> float:
-    """What scoring costs, in passes of training: the student reads every row once before each pass but the first,
-    forwards only. The teacher's one reading is not in it."""
-    return (epochs - 1) / FORWARDS_OF_A_STEP
+def readings(epochs: int, every: int = 1) -> int:
+    """How often the student reads all rows: before pass 1 and then before each `every`-th one of `epochs`."""
+    return math.ceil((epochs - 1) / every)
+
+
+def scoring(epochs: int, every: int = 1) -> float:
+    """What scoring costs, in passes of training: forwards only. The teacher's one reading is not in it."""
+    return readings(epochs, every) / FORWARDS_OF_A_STEP

@@ -91,7 +91,7 @@ def _share(recipe: Recipe, folder: Path, teacher: Path, tutored: Path) -> None:
         return
     RunFolder.open(folder, recipe)
     shutil.copytree(teacher, folder / "stages" / "teacher")
-    if tutored.exists() and len(recipe.stages) > 1:
+    if (tutored / "tutor" / "stage.json").exists() and len(recipe.stages) > 1:
         shutil.copytree(tutored / "tutor", folder / "stages" / "tutor")
     answers = [*teacher.parent.glob("student/answers-*"), *tutored.glob("student/answers-*")]
     for stage in ("student", *(one.name for one in recipe.stages[1:])):

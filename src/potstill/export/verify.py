@@ -25,7 +25,7 @@ from transformers import (
 from potstill.core.outcome import Finding, Verdict
 from potstill.core.task import Task
 from potstill.students.load import LoadedModel, load_model
-from potstill.students.pooled import MeanPooledClassifier
+from potstill.students.pooled import MeanPooledClassifier, config_of, positions_of
 from potstill.students.quiet import quiet
 from potstill.students.settings import ModelSettings
 
@@ -82,7 +82,7 @@ def reload(folder: Path, trained: LoadedModel, task: Task) -> tuple[nn.Module, P
 
 def logits(module: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[Float[Tensor, "... V"]]:
     """One answer per fixed text, each alone, so that padding cannot hide or make a difference."""
-    return [module(**_inputs(tokenizer, text)).logits[0].float() for text in FIXED_TEXTS]
+    return [module(**_inputs(module, tokenizer, text)).logits[0].float() for text in FIXED_TEXTS]
 
 
 def logit_findings(trained: list[Tensor], reloaded: list[Tensor], tolerance: float) -> list[Finding]:
@@ -121,7 +121,7 @@ def generated(module: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[str
     """Greedy continuations of the fixed texts."""
     texts = []
     for text in FIXED_TEXTS:
-        inputs = _inputs(tokenizer, text)
+        inputs = _inputs(module, tokenizer, text)
         output_BL = module.generate(  # type: ignore[operator]
             **inputs, do_sample=False, max_new_tokens=NEW_TOKENS, pad_token_id=tokenizer.pad_token_id or 0
         )
@@ -167,8 +167,10 @@ def _shares(name: str, before: list[str], after: list[str], shown: Mapping[str, 
     return Finding(name, share, bound=1.0, verdict=_stop_unless(share == 1.0), evidence=evidence)
 
 
-def _inputs(tokenizer: PreTrainedTokenizerBase, text: str) -> dict[str, Tensor]:
-    encoded = tokenizer(text, return_tensors="pt", truncation=True, max_length=min(SHOWN, tokenizer.model_max_length))
+def _inputs(module: nn.Module, tokenizer: PreTrainedTokenizerBase, text: str) -> dict[str, Tensor]:
+    """No longer than the model reads, whatever its tokenizer says: RoBERTa keeps rows before its first position."""
+    longest = min(SHOWN, tokenizer.model_max_length, positions_of(config_of(module)) or SHOWN)
+    encoded = tokenizer(text, return_tensors="pt", truncation=True, max_length=longest)
     return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
 
 

@@ -85,14 +85,12 @@ def test_a_teacher_that_loses_nothing_ranks_by_what_the_student_loses(materials,
     monkeypatch.setattr(
         ordering.RowLosses, "teacher", lambda self: np.where(np.arange(len(self.rows)) % 2 == 0, 0.0, asked(self))
     )
-    chosen = ordering.DifficultBatches._chosen_for
-    monkeypatch.setattr(
-        ordering.DifficultBatches, "_chosen_for", lambda self, epoch: kept.append(chosen(self, epoch)) or kept[-1]
-    )
+    begin = ordering.DifficultBatches._begin
+    monkeypatch.setattr(ordering.DifficultBatches, "_begin", lambda self, one: kept.append(one) or begin(self, one))
     recipe = difficult(materials) | {"order": {"difficulty": {"passes": 3, "truth": "teacher", "tau": 0.0}}}
     recipe["train"] |= {"gradient_accumulation_steps": 1}
     assert main(["run", str(write_recipe(tmp_path, recipe)), "--output-dir", str(tmp_path / "run")]) == 0
-    hardest = np.flatnonzero(kept[1])
+    hardest = np.flatnonzero(kept[-1])
     assert len(hardest) == 24
     assert (hardest % 2 == 0).all()
     steps = [json.loads(line) for line in (tmp_path / "run/stages/student/metrics.jsonl").read_text().splitlines()]

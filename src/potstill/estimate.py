@@ -16,6 +16,7 @@ from potstill.config import Recipe, StageSettings
 from potstill.core.errors import InputError
 from potstill.data.difficulty.schedule import batches
 from potstill.data.settings import DataSettings
+from potstill.students.settings import ModelSettings
 from potstill.students.shape import ModelShape, shape_of, student_shape
 from potstill.traffic import Price, Reason, StepShape, chosen, price, prices
 
@@ -26,7 +27,7 @@ FP32, TRAINED = 4, 16
 class StageEstimate:
     """One training. None is what only the data can tell. student_flops, teacher_flops: of one step. asked_steps: steps
     in which the teacher is asked; fewer than all where its answers are kept. scoring_flops: of all readings that only
-    tell how hard the rows are.
+    tell how hard the rows are. augment_flops: of the model that proposes words, counted for each stage that asks.
 
     wire: bytes of one step of one teacher in each form, for language models; form: the one that is kept, or would be
     chosen, and why. store_bytes: of the signals that are kept, at most.
@@ -42,6 +43,7 @@ class StageEstimate:
     student_flops: int
     teacher_flops: int
     scoring_flops: int | None
+    augment_flops: int | None
     memory_bytes: int
     disk_bytes: int
     wire: tuple[Price, ...]
@@ -55,10 +57,12 @@ class StageEstimate:
 
     @property
     def flops(self) -> int | None:
-        """Of the whole training, teacher and scoring included."""
-        if self.steps is None or self.asked_steps is None or self.scoring_flops is None:
+        """Of the whole training, teacher, scoring and varying included."""
+        beside = (self.scoring_flops, self.augment_flops)
+        if self.steps is None or self.asked_steps is None or None in beside:
             return None
-        return self.steps * self.student_flops + self.asked_steps * self.teacher_flops + self.scoring_flops
+        asked = self.asked_steps * self.teacher_flops
+        return self.steps * self.student_flops + asked + sum(one for one in beside if one is not None)
 
 
 def estimate(recipe: Recipe) -> list[StageEstimate]:
@@ -73,6 +77,7 @@ def estimate(recipe: Recipe) -> list[StageEstimate]:
 
 
 def _stage(recipe: Recipe, stage: StageSettings, shapes: Mapping[str, ModelShape]) -> StageEstimate:
+    recipe = recipe.seen_by(stage)
     student = student_shape(stage.student, shapes)
     teachers = tuple(shape_of(one, shapes) for one in (stage.teacher.models if stage.teacher else ()))
     train, length = stage.train, recipe.data.max_length
@@ -93,6 +98,7 @@ def _stage(recipe: Recipe, stage: StageSettings, shapes: Mapping[str, ModelShape
         student_flops=6 * tokens * _met(student, head),
         teacher_flops=sum(2 * tokens * _met(one, head) for one in teachers),
         scoring_flops=_scoring(recipe, stage, student, teachers),
+        augment_flops=_augmenting(recipe, stage, shapes),
         memory_bytes=TRAINED * weights + sum(FP32 * one.parameters(head=head) for one in teachers),
         # A save holds weights and both moments; the product and the export hold weights.
         disk_bytes=(3 * FP32 * (train.save_total_limit + 1) + 2 * FP32) * weights + (store or 0),
@@ -127,6 +133,8 @@ def _steps(recipe: Recipe, stage: StageSettings, rows: int) -> int | None:
     if train.max_steps is not None:
         return train.max_steps
     known = _rows(recipe.data)
+    if known is not None and stage.augment is not None:
+        known *= 1 + stage.augment.copies
     if known is not None and stage.order is not None and stage.order.difficulty is not None:
         found, size = stage.order.difficulty, train.per_device_train_batch_size
         return max(1, batches(found.schedule, found.passes, known, size) // train.gradient_accumulation_steps)
@@ -148,11 +156,23 @@ def _scoring(recipe: Recipe, stage: StageSettings, student: ModelShape, teachers
     return 2 * tokens * ((stage.order.difficulty.passes - 1) * _met(student, head) + asked)
 
 
+def _augmenting(recipe: Recipe, stage: StageSettings, shapes: Mapping[str, ModelShape]) -> int | None:
+    """Forward passes of the model that proposes words: `passes` over all rows, or one for each token at most."""
+    if stage.augment is None:
+        return 0
+    if (known := _rows(recipe.data)) is None:
+        return None
+    shape = shape_of(ModelSettings(model_name_or_path=stage.augment.model_name_or_path), shapes)
+    length = recipe.data.max_length
+    return 2 * known * length * (stage.augment.passes or length) * _met(shape, False)
+
+
 def _asked(recipe: Recipe, stage: StageSettings, steps: int | None, rows: int) -> int | None:
     kept = stage.teacher is not None and (stage.teacher.cache or stage.teacher.store is not None)
     known = _rows(recipe.data)
     if steps is None or not kept or known is None:
         return steps
+    known *= 1 + (stage.augment.copies if stage.augment else 0)
     return min(steps, math.ceil(known / rows))
 
 
@@ -182,6 +202,7 @@ def as_json(stages: Sequence[StageEstimate]) -> list[dict[str, object]]:
             "student_parameters": one.student_parameters,
             "flops_per_step": one.student_flops + one.teacher_flops,
             "scoring_flops": one.scoring_flops,
+            "augment_flops": one.augment_flops,
             "flops": one.flops,
             "memory_bytes": one.memory_bytes,
             "disk_bytes_at_most": one.disk_bytes,

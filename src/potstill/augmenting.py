@@ -26,9 +26,7 @@ FOLDER, ROWS, ACCOUNT = "augmented", "rows.jsonl", "account.json"
 CHUNK = 512
 
 
-def augmented(
-    bench: Bench, stage: StageSettings, prepared: Prepared, tokenizer: PreTrainedTokenizerBase
-) -> Prepared:
+def augmented(bench: Bench, stage: StageSettings, prepared: Prepared, tokenizer: PreTrainedTokenizerBase) -> Prepared:
     """The data with varied rows behind the rows it has, under the same tokenizer; itself where the stage asks for none.
 
     Raises ModelError for a model that proposes no words.

@@ -183,9 +183,7 @@ def _key(example: Example) -> str:
                        (example.prompt, example.response, example.pair or "", *turns))  # fmt: skip
 
 
-def _without(
-    rows: Sequence[Placed], held: Sequence[Example], reason: str, quarantine: Quarantine
-) -> list[Placed]:
+def _without(rows: Sequence[Placed], held: Sequence[Example], reason: str, quarantine: Quarantine) -> list[Placed]:
     keys = {_key(example) for example in held}
     kept = [placed for placed in rows if _key(placed.example) not in keys]
     quarantine.count(reason, len(rows) - len(kept))

@@ -68,7 +68,12 @@ def variation(example: Example, texts: Mapping[str, str], settings: AugmentSetti
 
 
 def _replaced(
-    text: str, words: Sequence[Word], proposals: Sequence[Sequence[str]], p: float, chances: Iterator[float], tally: Tally
+    text: str,
+    words: Sequence[Word],
+    proposals: Sequence[Sequence[str]],
+    p: float,
+    chances: Iterator[float],
+    tally: Tally,
 ) -> str:
     parts, end = [], 0
     for word, found in zip(words, proposals, strict=True):

@@ -65,9 +65,7 @@ def pieced(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], longest: in
     ]
 
 
-def _placed(
-    text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]], special: Sequence[int]
-) -> Pieced:
+def _placed(text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]], special: Sequence[int]) -> Pieced:
     words = words_of(text)
     inside: dict[int, list[int]] = {}
     at = {char: index for index, word in enumerate(words) for char in range(word.start, word.end)}

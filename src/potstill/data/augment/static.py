@@ -8,9 +8,7 @@ from jaxtyping import Float, Int
 _CHUNK = 1024
 
 
-def mean_rows(
-    table_VD: Float[np.ndarray, "V D"], pieces: list[list[int]]
-) -> Float[np.ndarray, "N D"]:
+def mean_rows(table_VD: Float[np.ndarray, "V D"], pieces: list[list[int]]) -> Float[np.ndarray, "N D"]:
     """For each list of ids the mean of their rows; [N, D]. No list is empty."""
     return np.stack([table_VD[ids].mean(0) for ids in pieces])
 

@@ -72,8 +72,8 @@ class StageSettings(Settings):
 class Recipe(Settings):
     """A run. `stages` come first, in order; the block of student, teacher, objective and train is the last one.
 
-    order: which rows the last stage learns from when, where not every row in every pass. augment: more rows for the last
-    stage from the rows there are. controls: the same student
+    order: which rows the last stage learns from when, where not every row in every pass. augment: more rows for the
+    last stage from the rows there are. controls: the same student
     without the teacher, in plain passes at equal steps (`labels`), the same student as
     initialised (`untrained`), and TF-IDF with logistic regression (`tfidf`): what the taught student must be held
     against.

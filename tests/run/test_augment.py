@@ -36,7 +36,7 @@ def test_places_of_words():
     (one,) = pieced(tiny.wordpiece(), ["the cat, running!"], 20)
     spelt = tiny.wordpiece().convert_ids_to_tokens(one.tokens)
     assert [word.text for word in one.words] == ["cat", "running"]
-    assert [[spelt[at] for at in places] for places in one.places][0] == ["cat"]
+    assert [spelt[at] for at in one.places[0]] == ["cat"]
     assert "".join(spelt[at].removeprefix("##") for at in one.places[1]) == "running"
     (cut,) = pieced(tiny.wordpiece(), ["the cat running"], 5)
     assert cut.places[1] == (), "a word that is cut is left alone"

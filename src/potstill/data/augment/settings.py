@@ -12,7 +12,7 @@ Positive = Annotated[int, Field(gt=0)]
 
 
 class AugmentSettings(Settings):
-    """More rows from the rows there are: words replaced by words that would fit (TinyBERT, Jiao et al. 2020, algorithm 1).
+    """More rows from the rows there are: words replaced by words that would fit (TinyBERT: Jiao et al. 2020, alg. 1).
 
     model_name_or_path: a masked language model that proposes words: a folder, a hub id, or `stage:NAME` of an earlier
     stage with task masked-lm. copies: varied rows beside each original, at most; two that are equal count once.

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 _WORD = re.compile(r"[^\W\d_]+")
 # English words that carry a sentence rather than a meaning; a text that loses one is no variation but a mistake.
-STOP_WORDS = frozenset(
-    """
+_LISTED = """
+   
     a about above after again against all also although am an and any are aren as at be because been before being below
     between both but by can cannot could couldn d did didn do does doesn doing don down during each either else ever
     every few for from further had hadn has hasn have haven having he hence her here hers herself him himself his how
@@ -20,8 +20,8 @@ STOP_WORDS = frozenset(
     these they this those though through thus to too under unless until up upon us ve very was wasn we were weren what
     when where whereas whether which while who whom whose why will with within without won would wouldn yet you your
     yours yourself yourselves
-    """.split()
-)
+"""
+STOP_WORDS = frozenset(_LISTED.split())
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 _WORD = re.compile(r"[^\W\d_]+")
 # English words that carry a sentence rather than a meaning; a text that loses one is no variation but a mistake.
 _LISTED = """
-   
     a about above after again against all also although am an and any are aren as at be because been before being below
     between both but by can cannot could couldn d did didn do does doesn doing don down during each either else ever
     every few for from further had hadn has hasn have haven having he hence her here hers herself him himself his how

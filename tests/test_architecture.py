@@ -43,6 +43,8 @@ FLOORS = {
     "beside": 5.4,
     "vocabularies": 4.8,
     "replay": 4.7,
+    "proposing": 4.7,
+    "augmenting": 4.9,
     "elsewhere": 4.7,
     "chains": 4.7,
     "ordering": 5.2,
@@ -70,12 +72,13 @@ TORCH_FREE = [
     *(
         "recipe_writing",
         "recipe_order",
+        "recipe_augment",
         "recipe_places",
         "recipe_rollout",
         "recipe_tutors",
         "teachers.endpoint_settings",
     ),
-    *("data.order_settings", "data.curriculum.graph", "data.difficulty.schedule"),
+    *("data.order_settings", "data.augment.settings", "data.curriculum.graph", "data.difficulty.schedule"),
     *("teachers.forms", "teachers.framing", "students.shape", "traffic", "estimate", "sizes"),
     *("recipes.catalogue", "redaction", "environment", "cli.main", "cli.summary"),
 ]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from potstill.augmenting import augmented
 from potstill.bench import Bench
 from potstill.chains import refuse_changed, refuse_larger, refuse_unlabelled_choice
 from potstill.config import StageSettings
@@ -157,6 +158,7 @@ def teacher(bench: Bench, stage: StageSettings, made: LoadedModel, prepared: Pre
     bridges: list[Callable[[Teacher], Teacher]] = []
     for named, way in zip(settings.models, ways, strict=True):
         loaded, own = model(bench, named)
+        own = augmented(bench, stage, own, loaded.tokenizer) if settings.cache else own
         members.append(local(loaded, len(own.labels) or loaded.record.vocabulary_size, bf16=bf16))
         read.append(own)
         models.append(loaded)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from potstill.config import Recipe
+from potstill.config import Recipe, StageSettings
 from potstill.data.prepare import Prepared, prepare
 from potstill.folder import RunFolder
 from potstill.students.record import ModelRecord
@@ -35,6 +35,11 @@ class Bench:
     endpoints: dict[str, str] = field(default_factory=dict)
     read: dict[str, Prepared] = field(default_factory=dict)
     closing: ExitStack = field(default_factory=ExitStack)
+
+    def seen_by(self, stage: StageSettings) -> Bench:
+        """The same run as a stage with its own task or data sees it."""
+        recipe = self.recipe.seen_by(stage)
+        return self if recipe is self.recipe else replace(self, recipe=recipe, read={})
 
     def data(self, tokenizer: PreTrainedTokenizerBase) -> Prepared:
         """The recipe's data under this tokenizer; read once for each tokenizer and template."""

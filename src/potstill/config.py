@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -12,11 +12,13 @@ from potstill import recipe_places as places
 from potstill import recipe_rules as rules
 from potstill.core.settings import Settings
 from potstill.core.task import Task
+from potstill.data.augment.settings import AugmentSettings
 from potstill.data.order_settings import OrderSettings
 from potstill.data.settings import DataSettings
 from potstill.evaluate.settings import EvaluateSettings
 from potstill.export.settings import ExportSettings
 from potstill.objectives.settings import ObjectiveSettings
+from potstill.recipe_augment import augment_data_rules, augment_rules
 from potstill.recipe_order import order_rules
 from potstill.recipe_rollout import rollout_rules
 from potstill.recipe_rules import Contradiction
@@ -43,9 +45,11 @@ def refuse(found: Sequence[Contradiction]) -> None:
 class StageSettings(Settings):
     """One training: a student, perhaps a teacher, an objective, a length. Its product is called `stage:NAME`.
 
-    order: which rows are learnt from when, where not every row in every pass. use: `labelled` keeps the rows that have
-    a label, `all` takes the unlabelled ones too. rollout: learn from text that the student writes during the training,
-    too. hop: the gain over an earlier stage from which this one pays.
+    task, data: of this stage alone, where they are not the recipe's, such as a masked language model that is fitted on
+    text before a classifier is taught. order: which rows are learnt from when, where not every row in every pass.
+    augment: more rows from the rows there are. use: `labelled` keeps the rows that have a label, `all` takes the
+    unlabelled ones too. rollout: learn from text that the student writes during the training, too. hop: the gain over an
+    earlier stage from which this one pays.
     """
 
     name: Annotated[str, Field(pattern=STAGE_NAME, description="lower case letters, digits and -, at most 40")]
@@ -54,8 +58,11 @@ class StageSettings(Settings):
     objective: ObjectiveSettings = ObjectiveSettings()
     train: TrainSettings = TrainSettings()
     order: OrderSettings | None = None
+    augment: AugmentSettings | None = None
     rollout: RolloutSettings | None = None
     hop: HopSettings | None = None
+    task: Task | None = None
+    data: DataSettings | None = None
     use: Literal["labelled", "all"] = "all"
 
     @model_validator(mode="after")
@@ -68,7 +75,8 @@ class StageSettings(Settings):
 class Recipe(Settings):
     """A run. `stages` come first, in order; the block of student, teacher, objective and train is the last one.
 
-    order: which rows the last stage learns from when, where not every row in every pass. controls: the same student
+    order: which rows the last stage learns from when, where not every row in every pass. augment: more rows for the
+    last stage from the rows there are. controls: the same student
     without the teacher, in plain passes at equal steps (`labels`), the same student as
     initialised (`untrained`), and TF-IDF with logistic regression (`tfidf`): what the taught student must be held
     against.
@@ -90,6 +98,7 @@ class Recipe(Settings):
     objective: ObjectiveSettings = ObjectiveSettings()
     train: TrainSettings = TrainSettings()
     order: OrderSettings | None = None
+    augment: AugmentSettings | None = None
     rollout: RolloutSettings | None = None
     hop: HopSettings | None = None
     evaluate: EvaluateSettings = EvaluateSettings()
@@ -106,9 +115,16 @@ class Recipe(Settings):
             objective=self.objective,
             train=self.train,
             order=self.order,
+            augment=self.augment,
             rollout=self.rollout,
             hop=self.hop,
         )
+
+    def seen_by(self, stage: StageSettings) -> Recipe:
+        """The recipe with the task and the data of a stage that has its own."""
+        own = {"task": stage.task, "data": stage.data}
+        changes = {name: value for name, value in own.items() if value is not None}
+        return self.model_copy(update=changes) if changes else self
 
     def settled(self, bf16: Mapping[str, bool]) -> Recipe:
         """The recipe with every `bf16: auto` replaced by what a clock decided for that stage (the last is `student`):
@@ -131,21 +147,37 @@ class Recipe(Settings):
                 *rules.training_rules(self),
                 *rules.stage_name_rules(names),
                 *(found for stage in stages for found in rules.reference_rules(stage)),
-                *(found for stage in stages for found in rules.task_rules(self.task, stage)),
-                *(found for stage in stages for found in rules.validation_rules(self.data, stage)),
-                *(found for stage in stages for found in rules.route_rules(self.data, stage)),
-                *(found for stage in stages for found in rules.state_rules(self.task, stage)),
-                *(found for stage in stages for found in places.store_rules(self.task, stage)),
-                *(found for stage in stages for found in order_rules(self.task, self.data, stage)),
-                *(found for stage in stages for found in rollout_rules(self.task, self.data, stage)),
-                *(found for stage in stages for found in choice_rules(self.task, stage)),
+                *(found for stage in stages for found in self._stage_rules(stage)),
                 *hop_rules(self.data, stages, names),
                 *rules.data_rules(self.task, self.data),
-                *rules.label_rules(self.task, self.data, stages),
+                *rules.label_rules(self.task, self.data, [stage for stage in stages if not _apart(stage.training)]),
                 *places.name_rules(self.name),
                 *places.artefact_rules(self.export.name),
                 *places.place_rules(self.output_dir),
                 *rules.control_rules(self.task, self.data, self.controls, self),
+                *augment_rules(self.task, stages),
             ]
         )
         return self
+
+    def _stage_rules(self, stage: rules.Stage) -> Iterator[Contradiction]:
+        """What a stage must agree on with its task and its data, which are the recipe's or its own."""
+        training = stage.training
+        task, data = training.task or self.task, training.data or self.data
+        yield from rules.task_rules(task, stage)
+        yield from rules.validation_rules(data, stage)
+        yield from rules.route_rules(data, stage)
+        yield from rules.state_rules(task, stage)
+        yield from places.store_rules(task, stage)
+        yield from order_rules(task, data, stage)
+        yield from rollout_rules(task, data, stage)
+        yield from choice_rules(task, stage)
+        yield from augment_data_rules(task, data, stage)
+        if _apart(training):
+            yield from (one._replace(path=(*stage.path, *one.path)) for one in rules.data_rules(task, data))
+            yield from rules.label_rules(task, data, [stage])
+
+
+def _apart(training: rules.Training) -> bool:
+    """Whether a stage has a task or data of its own."""
+    return isinstance(training, StageSettings) and (training.task is not None or training.data is not None)

@@ -18,6 +18,7 @@ from potstill.core.errors import InputError
 from potstill.data.difficulty.schedule import batches, readings
 from potstill.data.settings import DataSettings
 from potstill.estimate_rollout import Writing, writing
+from potstill.students.settings import ModelSettings
 from potstill.students.shape import ModelShape, shape_of, student_shape
 from potstill.traffic import Price, Reason, StepShape, chosen, price, prices
 
@@ -28,7 +29,8 @@ FP32, TRAINED = 4, 16
 class StageEstimate:
     """One training. None is what only the data can tell. student_flops, teacher_flops: of one step. asked_steps: steps
     in which the teacher is asked; fewer than all where its answers are kept. scoring_flops: of all readings that only
-    tell how hard the rows are. writing: what the student writes itself.
+    tell how hard the rows are. augment_flops: of the model that proposes words, counted for each stage that asks.
+    writing: what the student writes itself.
 
     wire: bytes of one step of one teacher in each form, for language models; form: the one that is kept, or would be
     chosen, and why. store_bytes: of the signals that are kept, at most.
@@ -45,6 +47,7 @@ class StageEstimate:
     teacher_flops: int
     scoring_flops: int | None
     writing: Writing | None
+    augment_flops: int | None
     memory_bytes: int
     disk_bytes: int
     wire: tuple[Price, ...]
@@ -58,13 +61,14 @@ class StageEstimate:
 
     @property
     def flops(self) -> int | None:
-        """Of the whole training, teacher, scoring and writing included."""
-        if self.steps is None or self.asked_steps is None or self.scoring_flops is None:
+        """Of the whole training, teacher, scoring, varying and writing included."""
+        beside = (self.scoring_flops, self.augment_flops)
+        if self.steps is None or self.asked_steps is None or None in beside:
             return None
-        plain = self.steps * self.student_flops + self.asked_steps * self.teacher_flops + self.scoring_flops
+        plain = self.steps * self.student_flops + self.asked_steps * self.teacher_flops
         a_token = (self.student_flops + self.teacher_flops) / self.step_tokens
         written = self.writing.all_flops or 0 if self.writing else 0
-        return plain + written + round(self._longer * a_token)
+        return plain + sum(one for one in beside if one is not None) + written + round(self._longer * a_token)
 
     @property
     def _longer(self) -> int:
@@ -83,6 +87,7 @@ def estimate(recipe: Recipe) -> list[StageEstimate]:
 
 
 def _stage(recipe: Recipe, stage: StageSettings, shapes: Mapping[str, ModelShape]) -> StageEstimate:
+    recipe = recipe.seen_by(stage)
     student = student_shape(stage.student, shapes)
     teachers = tuple(shape_of(one, shapes) for one in (stage.teacher.models if stage.teacher else ()))
     train, length = stage.train, recipe.data.max_length
@@ -104,6 +109,7 @@ def _stage(recipe: Recipe, stage: StageSettings, shapes: Mapping[str, ModelShape
         student_flops=6 * tokens * _met(student, head),
         teacher_flops=sum(2 * tokens * _met(one, head) for one in teachers),
         scoring_flops=_scoring(recipe, stage, student, teachers),
+        augment_flops=_augmenting(recipe, stage, shapes),
         writing=own,
         memory_bytes=TRAINED * weights
         + sum(FP32 * one.parameters(head=head) for one in teachers)
@@ -141,6 +147,8 @@ def _steps(recipe: Recipe, stage: StageSettings, rows: int) -> int | None:
     if train.max_steps is not None:
         return train.max_steps
     known = _rows(recipe.data)
+    if known is not None and stage.augment is not None:
+        known *= 1 + stage.augment.copies
     if known is not None and stage.order is not None and stage.order.difficulty is not None:
         found, size = stage.order.difficulty, train.per_device_train_batch_size
         return max(1, batches(found.schedule, found.passes, known, size) // train.gradient_accumulation_steps)
@@ -162,11 +170,23 @@ def _scoring(recipe: Recipe, stage: StageSettings, student: ModelShape, teachers
     return 2 * tokens * (readings(found.passes, found.score_every) * _met(student, head) + asked)
 
 
+def _augmenting(recipe: Recipe, stage: StageSettings, shapes: Mapping[str, ModelShape]) -> int | None:
+    """Forward passes of the model that proposes words: `passes` over all rows, or one for each token at most."""
+    if stage.augment is None:
+        return 0
+    if (known := _rows(recipe.data)) is None:
+        return None
+    shape = shape_of(ModelSettings(model_name_or_path=stage.augment.model_name_or_path), shapes)
+    length = recipe.data.max_length
+    return 2 * known * length * (stage.augment.passes or length) * _met(shape, False)
+
+
 def _asked(recipe: Recipe, stage: StageSettings, steps: int | None, rows: int) -> int | None:
     kept = stage.teacher is not None and (stage.teacher.cache or stage.teacher.store is not None)
     known = _rows(recipe.data)
     if steps is None or not kept or known is None:
         return steps
+    known *= 1 + (stage.augment.copies if stage.augment else 0)
     return min(steps, math.ceil(known / rows))
 
 
@@ -199,6 +219,7 @@ def as_json(stages: Sequence[StageEstimate]) -> list[dict[str, object]]:
             "writing_flops_at_most": one.writing.all_flops if one.writing else 0,
             "written_tokens_at_most": one.writing.all_tokens if one.writing else 0,
             "writing_cache_bytes": one.writing.cache_bytes if one.writing else 0,
+            "augment_flops": one.augment_flops,
             "flops": one.flops,
             "memory_bytes": one.memory_bytes,
             "disk_bytes_at_most": one.disk_bytes,

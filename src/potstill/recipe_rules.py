@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from potstill.core.names import why_no_name
 from potstill.core.task import Task
+from potstill.data.augment.settings import AugmentSettings
 from potstill.data.order_settings import OrderSettings
 from potstill.data.settings import DataSettings, SourceSettings
 from potstill.objectives.settings import ObjectiveSettings
@@ -72,6 +73,21 @@ class Training(Protocol):
     @property
     def order(self) -> OrderSettings | None:
         """Which rows when; None: all of them in every pass."""
+        ...
+
+    @property
+    def augment(self) -> AugmentSettings | None:
+        """With which varied rows beside those there are."""
+        ...
+
+    @property
+    def task(self) -> Task | None:
+        """Of what; None: the recipe's."""
+        ...
+
+    @property
+    def data(self) -> DataSettings | None:
+        """On what; None: the recipe's."""
         ...
 
     @property

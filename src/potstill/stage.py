@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from potstill import assemble, onpolicy, ordering
+from potstill.augmenting import account, augmented
 from potstill.bench import Bench
 from potstill.chains import ended, hash_of, idle_record, parents, product_of, verdict
 from potstill.config import StageSettings
@@ -46,11 +48,14 @@ def run_stage(bench: Bench, stage: StageSettings, *, steps: int | None = None) -
             bench.ranks.lead(lambda: bench.folder.write_json(f"stages/{stage.name}/{DONE}", record))
             return stand(bench, stage.name)
         bench.say(f"stage {stage.name}")
+        bench = bench.seen_by(stage)
         refuse_other_vocabularies(bench, stage)
-        made, prepared = assemble.student(bench, stage.student)
+        made, plain = assemble.student(bench, stage.student)
+        prepared = plain if steps == 0 else augmented(bench, stage, plain, made.tokenizer)
+        varied = None if steps == 0 else account(bench, stage, plain)
         with bench.closing:
             result = None if steps == 0 else learn(bench, stage, made, prepared, place, steps)
-        bench.ranks.lead(lambda: finish(bench, stage, made, prepared, result, place))
+        bench.ranks.lead(lambda: finish(bench, stage, made, prepared, result, place, varied))
     stand(bench, stage.name)
 
 
@@ -60,9 +65,15 @@ def stand(bench: Bench, name: str) -> None:
 
 
 def finish(
-    bench: Bench, stage: StageSettings, made: LoadedModel, prepared: Prepared, result: TrainResult | None, place: Path
+    bench: Bench,
+    stage: StageSettings,
+    made: LoadedModel,
+    prepared: Prepared,
+    result: TrainResult | None,
+    place: Path,
+    varied: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write what the stage leaves behind, its record last."""
+    """Write what the stage leaves behind, its record last. varied: what augmentation did."""
     with writing(place / REJECTS):
         prepared.quarantine.write(place / REJECTS)
     if result is not None:
@@ -82,6 +93,8 @@ def finish(
         done["hop"] = hop
         bench.say(hop["words"])
     done["order"] = bench.folder.read_json(f"stages/{stage.name}/{ORDER}")
+    if varied is not None:
+        done["augment"] = dict(varied)
     if (origins := bench.folder.read_json(f"stages/{stage.name}/{ORIGINS}")) is not None:
         done["rollout"] = origins
     done["left_out"] = bench.folder.read_json(f"stages/{stage.name}/{LEFT_OUT}") or []

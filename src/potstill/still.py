@@ -199,7 +199,7 @@ def controls(recipe: Recipe, steps: int) -> list[tuple[StageSettings, int]]:
         plain = {"soft_weight": 0.0, "hard_weight": 1.0, "projection": None, "fused": False, "layers": None}
         alone = final.objective.model_copy(update=plain)
         use = "labelled" if recipe.task == "classify" else "all"
-        without = {"teacher": None, "order": None, "rollout": None, "hop": None}
+        without = {"teacher": None, "order": None, "augment": None, "rollout": None, "hop": None}
         stage = final.model_copy(update={"name": "labels", "objective": alone, "use": use, **without})
         found.append((stage, steps))
     if "untrained" in recipe.controls:

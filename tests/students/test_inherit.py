@@ -211,3 +211,18 @@ def test_the_real_encoder(minilm, tmp_path):
     batch = batch_of(vocabulary=9000)
     assert torch.equal(logits(again.module, batch), logits(made.module, batch))
     assert again.record.fingerprint == made.record.fingerprint
+
+
+def test_tables_of_a_narrow_student_are_the_best_of_their_width():
+    """Eckart and Young: no table of rank 8 is nearer to the source's than the student's along its directions."""
+    source = loaded("bert", "classify")
+    size = SizeSettings(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, embeddings="svd"
+    )
+    made = student(source, "classify", size=size)
+    wide = source.module.get_input_embeddings().weight.detach().double()
+    narrow = made.module.get_input_embeddings().weight.detach().double()
+    values = torch.linalg.svdvals(wide)
+    assert torch.allclose((narrow @ narrow.T - wide @ wide.T).norm(), (values[8:] ** 2).norm(), rtol=1e-4)
+    assert "tables by SVD" in made.record.display_name
+    assert made.module.config.hidden_size == 8

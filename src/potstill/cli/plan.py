@@ -117,6 +117,7 @@ def _stage(one: StageEstimate) -> list[str]:
         f"of which the teacher {one.teacher_flops:.3g}",
         *([f"  scoring   {one.scoring_flops:.3g} FLOPs of these"] if one.scoring_flops else []),
         *([_writing(one.writing)] if one.writing else []),
+        *([f"  augment   {one.augment_flops:.3g} FLOPs of these"] if one.augment_flops else []),
         f"  memory    {_sized(one.memory_bytes)} for weights, gradients and moments, and activations",
         f"  disk      {_sized(one.disk_bytes)} at most"
         + (f", of which signals {_sized(one.store_bytes)}" if one.store_bytes is not None else ""),

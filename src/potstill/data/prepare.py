@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -109,9 +109,10 @@ def prepare(
         )
         for name, some in doors.items()
     }
-    rows["validation"] = _without(rows["validation"], rows["test"], "validation row also in test", quarantine)
-    for held in ("test", "validation"):
-        rows["train"] = _without(rows["train"], rows[held], f"train row also in {held}", quarantine)
+    held = {name: [placed.example for placed in rows[name]] for name in ("test", "validation")}
+    rows["validation"] = _without(rows["validation"], held["test"], "validation row also in test", quarantine)
+    for name, some in held.items():
+        rows["train"] = _without(rows["train"], some, f"train row also in {name}", quarantine)
     lineages = dict.fromkeys(placed.example.lineage for some in rows.values() for placed in some)
     splits = {
         name: _split(name, placed, encoder, quarantine) for name, placed in rows.items() if named[name]
@@ -131,6 +132,28 @@ def prepare(
         collate=plain,
         learnt=learnt,
     )
+
+
+def extended(
+    prepared: Prepared, examples: Sequence[Example], data: DataSettings, tokenizer: PreTrainedTokenizerBase, task: Task
+) -> Prepared:
+    """The same data with more training rows behind those there are; what is also in validation or test is left out and
+    counted, like what no tokenizer can use.
+
+    Raises:
+        DataError: a row that does not fit, by the recipe's policy.
+    """
+    quarantine = prepared.quarantine
+    rows = [Placed(one, "varied rows", number) for number, one in enumerate(examples, start=1)]
+    for split in (prepared.test, prepared.validation):
+        if split is not None:
+            rows = _without(rows, split.examples, f"varied row also in {split.name}", quarantine)
+    more, encoded = Encoder(tokenizer, data, task).encode(rows, quarantine)
+    before = prepared.train
+    numbered = [replace(one, row=len(before.encoded) + at) for at, one in enumerate(encoded)]
+    train = Split("train", (*before.examples, *more), (*before.encoded, *numbered))
+    lineages = tuple(dict.fromkeys((*prepared.lineages, *(one.lineage for one in more))))
+    return replace(prepared, train=train, lineages=lineages)
 
 
 def _one(source: SourceSettings | None) -> tuple[SourceSettings, ...]:
@@ -160,8 +183,8 @@ def _key(example: Example) -> str:
                        (example.prompt, example.response, example.pair or "", *turns))  # fmt: skip
 
 
-def _without(rows: list[Placed], held: list[Placed], reason: str, quarantine: Quarantine) -> list[Placed]:
-    keys = {_key(placed.example) for placed in held}
+def _without(rows: Sequence[Placed], held: Sequence[Example], reason: str, quarantine: Quarantine) -> list[Placed]:
+    keys = {_key(example) for example in held}
     kept = [placed for placed in rows if _key(placed.example) not in keys]
     quarantine.count(reason, len(rows) - len(kept))
     return kept

@@ -18,6 +18,7 @@ from potstill.students.labels import with_labels
 from potstill.students.layer_map import every
 from potstill.students.layouts import blocks_of, body_of, edited, head_of, layout_of, value_of
 from potstill.students.load import LoadedModel
+from potstill.students.narrow import seen_narrowly
 from potstill.students.pooled import MeanPooledClassifier, config_of, has_pooler
 from potstill.students.settings import SizeSettings, StudentSettings
 from potstill.students.surgery import cut_positions, keep_layers, keep_neurons
@@ -58,6 +59,8 @@ def make_student(
         tokenizer.model_max_length = settings.max_positions
         notes.append(f"{settings.max_positions} positions")
     fresh = tuple(name for name, _ in module.named_parameters()) if settings.size is not None else kept
+    if settings.size is not None and settings.size.embeddings == "svd":
+        notes.append("tables by SVD")
     if task == "classify":
         module, head = _with_classes(module, source, settings, labels, seed)
         fresh = tuple(sorted({*fresh, *head}))
@@ -96,6 +99,8 @@ def _fresh(size: SizeSettings, module: nn.Module, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         other = type(model)(config, **options)
+        if size.embeddings == "svd":
+            seen_narrowly(model, other)
         if pooled:
             return MeanPooledClassifier(other).eval()
     if other.can_generate():
@@ -106,7 +111,7 @@ def _fresh(size: SizeSettings, module: nn.Module, seed: int) -> nn.Module:
 def _sizes(size: SizeSettings, model: PreTrainedModel) -> dict[str, Any]:
     """Config changes; values that followed from the old sizes follow from the new ones."""
     config = model.config
-    changes = size.model_dump(exclude_none=True)
+    changes = size.model_dump(exclude_none=True, exclude={"embeddings"})
     head_dim = size.hidden_size // size.num_attention_heads
     if value_of(config, "num_key_value_heads") is None:
         if size.num_key_value_heads is not None:

@@ -24,13 +24,18 @@ class ModelSettings(Settings):
 
 
 class SizeSettings(Settings):
-    """A fresh, narrower model of the same architecture as the one it is named after."""
+    """A fresh, narrower model of the same architecture as the one it is named after.
+
+    embeddings: how its tables begin: `fresh`, or `svd`, those of the named model along the first singular directions of
+    its table of pieces, which only an encoder has.
+    """
 
     hidden_size: Positive
     num_hidden_layers: Positive
     num_attention_heads: Positive
     intermediate_size: Positive
     num_key_value_heads: Positive | None = None
+    embeddings: Literal["fresh", "svd"] = "fresh"
 
     @model_validator(mode="after")
     def heads_divide(self) -> "SizeSettings":

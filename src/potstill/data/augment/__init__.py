@@ -1,0 +1,1 @@
+"""Rows varied word by word: which words, with what, how often."""

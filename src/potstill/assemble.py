@@ -216,11 +216,10 @@ def objective(
     """What is learnt by, and the parameters that it brings along."""
     if stage.objective.layers is not None:
         return layer_by_layer(bench, stage, made, heard)
-    settings = stage.objective.projection
     if stage.teacher is not None and stage.teacher.choose is not None:
         refuse_unlabelled_choice(bench, stage, rows_of(stage, prepared))
         return Chosen(stage.objective, stage.teacher.choose), None
-    if settings is None:
+    if (settings := stage.objective.projection) is None:
         return (FusedHinton if stage.objective.fused else Hinton)(stage.objective), None
     assert heard.teacher is not None, "a recipe with a projection has a teacher"
     want = Want(headed=True)

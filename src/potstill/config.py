@@ -48,8 +48,8 @@ class StageSettings(Settings):
     task, data: of this stage alone, where they are not the recipe's, such as a masked language model that is fitted on
     text before a classifier is taught. order: which rows are learnt from when, where not every row in every pass.
     augment: more rows from the rows there are. use: `labelled` keeps the rows that have a label, `all` takes the
-    unlabelled ones too. rollout: learn from text that the student writes during the training, too. hop: the gain over an
-    earlier stage from which this one pays.
+    unlabelled ones too. rollout: learn from text that the student writes during the training, too. hop: the gain over
+    an earlier stage from which this one pays.
     """
 
     name: Annotated[str, Field(pattern=STAGE_NAME, description="lower case letters, digits and -, at most 40")]

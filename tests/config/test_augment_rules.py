@@ -21,8 +21,8 @@ def recipe(tmp_path):
 
 
 def test_a_stage_with_a_task_of_its_own(recipe):
-    found = load_recipe(recipe, [f"stages.0={SPEAKER}", "teacher.models.0.model_name_or_path=m",
-                                 "student.model_name_or_path=m", "augment={model_name_or_path: stage:speaker}"])  # fmt: skip
+    names = ["teacher.models.0.model_name_or_path=m", "student.model_name_or_path=m"]
+    found = load_recipe(recipe, [f"stages.0={SPEAKER}", *names, "augment={model_name_or_path: stage:speaker}"])
     seen = found.seen_by(found.stages[0])
     assert (seen.task, seen.data.train[0].rows) == ("masked-lm", "text")
     assert found.seen_by(found.final) is found

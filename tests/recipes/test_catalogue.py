@@ -64,7 +64,7 @@ def test_the_classifier_begins_from_what_distilberts_run_leaves_behind():
 
 def test_tinyberts_recipe_teaches_layers_and_then_answers():
     recipe = load_recipe("tinybert")
-    layers = recipe.stages[1].objective
+    layers = next(stage for stage in recipe.stages if stage.name == "intermediate").objective
     assert not layers.answers
     assert (layers.layers.attention, layers.layers.hidden, layers.layers.embedding, layers.layers.map) == (
         1,

@@ -109,6 +109,11 @@ METHODS: Mapping[str, Method] = {
         "Pedagogically-Inspired Data Synthesis, ICLR 2026, arXiv:2602.12172", "order.zone", None,
         "order: {zone: {slice_by: skill}}", "rows without a known skill; skills that are learnt at one pace",
     ),
+    "augment": Method(
+        "Which rows, and when", "more rows: words exchanged for words that would fit",
+        "Jiao et al. 2020, TinyBERT, arXiv:1909.10351, section 3.2", "augment", None,
+        "augment: {model_name_or_path: stage:speaker}", "plenty of unlabelled rows; text whose single words decide",
+    ),
     "layers": Method(
         "Students", "some of the teacher's blocks, copied",
         f"{_DISTILBERT}, section 3; Gromov et al. 2024, arXiv:2403.17887",
@@ -166,6 +171,12 @@ METHODS: Mapping[str, Method] = {
         "Mirzadeh et al. 2020, Improved Knowledge Distillation via Teacher Assistant, arXiv:1902.03393",
         "teacher.models", None, "teacher: {models: [{model_name_or_path: stage:tutor}]}, after a stage `tutor`",
         "a student near its teacher's size: the tutor's training is paid for and closes no gap",
+    ),
+    "choose": Method(
+        "Teachers", "each example taught by the teacher, its tutor or the label",
+        "TEID, of which only an abstract is public; the choice is ours",
+        "teacher.choose", None, "teacher: {choose: closer}, with a teacher and a tutor in models",
+        "rows without labels, where nobody can be found wrong",
     ),
 }  # fmt: skip
 

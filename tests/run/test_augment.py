@@ -125,9 +125,12 @@ def test_what_was_drawn_is_read_back(materials, tmp_path, monkeypatch):
     run, one = tmp_path / "run", recipe(materials)
     file = write_recipe(tmp_path, one)
     potstill.run(file, output_dir=run)
-    (run / "stages" / "student" / "stage.json").unlink()
+    done = run / "stages" / "student" / "stage.json"
+    before = json.loads(done.read_text())["augment"]
+    done.unlink()
     monkeypatch.setattr("potstill.augmenting.load_model", lambda *_, **__: pytest.fail("asked again"))
     potstill.run(file, output_dir=run)
+    assert json.loads(done.read_text())["augment"] == before
 
 
 def test_a_model_without_a_head_is_refused_with_the_next_step(materials, tmp_path):

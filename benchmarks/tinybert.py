@@ -17,8 +17,9 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from paired import differences
+
 import potstill
-from potstill.evaluate.interval import student_t
 from potstill.folder import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
@@ -72,7 +73,8 @@ def main() -> None:
             record = run(given, place, shared)
             shared = shared or (place / "stages").resolve()
             found[arm].append({name: record.value(name) or 0.0 for name in MEASURES})
-    print("\n".join([*table(found), "", *differences(found)]))
+    whole, *others = found
+    print("\n".join([*table(found), "", *differences(found, [(whole, arm) for arm in others], MEASURES)]))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "tinybert-arms.json").write_text(json.dumps({"seeds": options.seeds, "arms": found}, indent=1))
 
@@ -99,21 +101,6 @@ def table(found: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
     for arm, runs in found.items():
         means = (sum(one[name] for one in runs) / len(runs) for name in MEASURES)
         lines.append(f"| {arm} | {' | '.join(f'{mean:.4g}' for mean in means)} |")
-    return lines
-
-
-def differences(found: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
-    """The first arm minus each other, seed by seed, with Student's 95 % interval where there are several."""
-    (first, whole), *others = found.items()
-    lines = []
-    for arm, runs in others:
-        for name in MEASURES:
-            values = [one[name] - other[name] for one, other in zip(whole, runs, strict=True)]
-            shown = ", ".join(f"{value:.4g}" for value in values)
-            if len(values) > 1:
-                estimate = student_t(values)
-                shown = f"{estimate.value:.4g} [{estimate.low:.4g}, {estimate.high:.4g}] (seeds: {shown})"
-            lines.append(f"- {name}: {first} minus {arm}: {shown}")
     return lines
 
 

@@ -25,6 +25,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from paired import differences
+
 import potstill
 from potstill.config import Recipe
 from potstill.estimate import StageEstimate, estimate
@@ -59,7 +61,9 @@ def main() -> None:
             for name, one in _run(recipe, folder).items():
                 found.setdefault(name if name == "labels" else arm, []).append(one)
             print(f"{folder} done", flush=True)
-    print("\n".join([*table(found), "", *differences(found)]))
+    order = [arm for arm in ("labels", *ARMS) if arm in found]
+    pairs = [(arm, other) for other, arm in combinations(order, 2)]
+    print("\n".join([*table(found), "", *differences(found, pairs, ("accuracy", "nll"))]))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "tutors.json").write_text(json.dumps({"seeds": options.seeds, "arms": found}, indent=1))
 
@@ -161,22 +165,6 @@ def _cell(values: Sequence[float]) -> str:
     if len(values) < 2 or max(values) == min(values):
         return shown
     return f"{shown} ± {student_t(list(values)).high - mean:.2g}"
-
-
-def differences(found: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
-    """Each pair of arms, seed by seed, later ones minus earlier ones."""
-    order = [arm for arm in ("labels", *ARMS) if arm in found]
-    lines = []
-    for (other, arm), name in ((pair, name) for pair in combinations(order, 2) for name in ("accuracy", "nll")):
-        values = [one[name] - two[name] for one, two in zip(found[arm], found[other], strict=True)]
-        shown = ", ".join(f"{value:.4f}" for value in values)
-        if len(values) < 2:
-            lines.append(f"- {name}: {arm} minus {other}: {shown} (one seed, no interval)")
-            continue
-        estimated = student_t(values)
-        interval = f"{estimated.value:.4f} [{estimated.low:.4f}, {estimated.high:.4f}]"
-        lines.append(f"- {name}: {arm} minus {other}: {interval} (seeds: {shown})")
-    return lines
 
 
 if __name__ == "__main__":

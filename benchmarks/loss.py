@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.memory import grown
 from benchmarks.peers_loss import PEERS, Inputs, Run
 from potstill.divergences.catalogue import DIVERGENCES
 from potstill.divergences.chunked import linear_divergence
@@ -161,17 +162,9 @@ def peak(shape: str, dtype: str, name: str) -> None:
     given = Inputs.random(*SHAPES[shape], DTYPES[dtype])
     run = {**OURS, **PEERS}[name]
     run(Inputs.random(64, *SHAPES[shape][1:3], 1024, DTYPES[dtype]))  # imports and thread pools are not the loss's
-    Path("/proc/self/clear_refs").write_text("5")
-    before = status("VmRSS:")
-    run(given)
-    grown = status("VmHWM:") - before
+    above = grown(lambda: run(given))
     gradients = sum(one.grad.nbytes for one in leaves(given) if one.grad is not None)
-    print(json.dumps([round(grown / 2**20, 1), round(grown / gradients, 2)]))
-
-
-def status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+    print(json.dumps([round(above / 2**20, 1), round(above / gradients, 2)]))
 
 
 def burn() -> None:

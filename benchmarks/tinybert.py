@@ -56,13 +56,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, nargs=2, default=[2000, 618], metavar=("LAYERS", "ANSWERS"))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--shared", type=Path, help="the folder stages of another run, for its speaker and teacher")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/tinybert-arms"))
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_intermixed_args()
-    shared: Path | None = None
-    found = {arm: list[dict[str, float]]() for arm in ARMS}
+    shared: Path | None = options.shared and options.shared.resolve()
+    found = {arm: list[dict[str, float]]() for arm in options.arms}
     for seed in options.seeds:
-        for arm in ARMS:
+        for arm in options.arms:
             place = options.output_dir / f"{arm.replace(' ', '-')}-seed-{seed}"
             given = [
                 f"seed={seed}",
@@ -73,6 +75,8 @@ def main() -> None:
             record = run(given, place, shared)
             shared = shared or (place / "stages").resolve()
             found[arm].append({name: record.value(name) or 0.0 for name in MEASURES})
+            teacher = record.value("quality.accuracy", "teacher")
+            print(f"{arm}, seed {seed}: {found[arm][-1]}, teacher {teacher}", flush=True)
     whole, *others = found
     print("\n".join([*table(found), "", *differences(found, [(whole, arm) for arm in others], MEASURES)]))
     RESULTS.mkdir(exist_ok=True)

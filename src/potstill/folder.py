@@ -117,7 +117,11 @@ class RunFolder:
     def read_lines(self, name: str) -> list[dict[str, Any]]:
         """The values of such a file; none when it was not written yet."""
         place = self.root / name
-        return [json.loads(line) for line in place.read_text(encoding="utf-8").splitlines()] if place.exists() else []
+        if not place.exists():
+            return []
+        # Not str.splitlines(): it also breaks at U+2028 and the like, which JSON leaves as they are.
+        with place.open(encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
 
     def log(self, text: str) -> None:
         """One line of log.txt, with its time."""

@@ -230,7 +230,8 @@ class _Server(uvicorn.Server):
             backlog=min(TURN, max(service.limits.max_connections // 2, 1)),
             lifespan="off",
             access_log=False,
-            log_level="warning",
+            # Warnings are of what strangers send: a line for each fills a disk, or blocks where nobody reads it.
+            log_level="error",
             server_header=False,
             timeout_graceful_shutdown=GRACE_S,
             h11_max_incomplete_event_size=2**14,

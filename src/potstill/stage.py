@@ -246,4 +246,5 @@ def curve(place: Path, arm: str) -> list[dict[str, Any]]:
     file = place / "metrics.jsonl"
     if not file.exists():
         return []
-    return [{"arm": arm, **json.loads(line)} for line in file.read_text(encoding="utf-8").splitlines()]
+    with file.open(encoding="utf-8") as lines:
+        return [{"arm": arm, **json.loads(line)} for line in lines]

@@ -86,11 +86,16 @@ def threads(process):
 
 
 def head(length, key):
-    lines = ("POST /v1/signals HTTP/1.1", "Host: x", f"Authorization: Bearer {key}", f"Content-Length: {length}")
+    much = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
+    lines = ("POST /v1/signals HTTP/1.1", "Host: x", f"Authorization: Bearer {key}", much)
     return "\r\n".join((*lines, "", "")).encode()
 
 
-KINDS = ("no frame", "bits flipped", "cut short", "half a request", "no HTTP", "a stream of no key", "vanishing")
+KINDS = (
+    *("no frame", "bits flipped", "cut short", "no chunk"),
+    *("half a request", "no HTTP", "a stream of no key", "vanishing"),
+)
+WAITED_FOR = KINDS[:4]
 
 
 def noise(http, stream, body, key, draw):
@@ -104,7 +109,9 @@ def noise(http, stream, body, key, draw):
             body[draw.randrange(len(body))] ^= 1 << draw.randrange(8)
     elif kind == "cut short":
         body = body[: draw.randrange(len(body))]
-    payload = head(len(body), key) + body
+    elif kind == "no chunk":
+        body = b"5\r\nhello\r\n" * draw.randrange(3) + draw.randbytes(draw.randrange(100)) + b"\r\n"
+    payload = head(None if kind == "no chunk" else len(body), key) + body
     if kind == "half a request":
         payload = payload[: draw.randrange(len(payload))]
     elif kind in ("no HTTP", "a stream of no key"):
@@ -114,12 +121,12 @@ def noise(http, stream, body, key, draw):
         one.connect(stream if kind == "a stream of no key" else http)
         with contextlib.suppress(ConnectionError, TimeoutError):
             one.sendall(payload)
-            if kind in KINDS[:3]:
+            if kind in WAITED_FOR:
                 return kind, one.recv(64)[9:12]
     return kind, b""
 
 
-SOUND = (b"", b"200", b"409", b"413", b"422", b"429", b"503", b"504")
+SOUND = (b"", b"200", b"400", b"409", b"413", b"422", b"429", b"503", b"504")
 
 
 def siege(http, stream, body, key, *, number, rate, seed=0):

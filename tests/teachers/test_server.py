@@ -312,6 +312,17 @@ class TestTime:
             slow.settimeout(20)
             assert slow.recv(100).startswith(b"HTTP/1.1 504")
 
+    def test_what_is_no_http_is_counted_and_not_written_down(self, service, caplog):
+        before = service.service.metrics.value("malformed_total")
+        for _ in range(3):
+            with socket.create_connection(("127.0.0.1", service.port)) as one:
+                one.sendall(b"\x00\x01 no request\r\n\r\n")
+                one.settimeout(20)
+                assert one.recv(12) == b"HTTP/1.1 400"
+        works(service)
+        assert service.service.metrics.value("malformed_total") == before + 3
+        assert not caplog.records
+
     def test_slow_headers_are_cut_off(self, service):
         before = service.service.metrics.value("connections_dropped_total")
         slow = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(20)]

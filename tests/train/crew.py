@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -189,6 +190,8 @@ class Faulty:
             time.sleep(600)
         if self.job.fault == "stopped":
             os.kill(os.getpid(), signal.SIGTERM)
+        if self.job.fault == "full":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
         if self.job.fault == "gone":
             raise RunError("every teacher is gone")
         if self.job.fault == "bug":
@@ -254,7 +257,8 @@ def slices(folder, job, ranks, flag):
     from potstill.core.batch import Batch  # noqa: F401
     from potstill.core.signal import Outputs, Want
     from potstill.train.capture import unique_tensors
-    from potstill.train.shards import gathered, is_spread, settle, spread_like, whole
+    from potstill.train.shards import is_spread, local, settle, spread_like, whole
+    from potstill.train.slices import read_slices, write_slices
     from tests.train.tiny_run import batch_of
 
     original = student()
@@ -272,9 +276,13 @@ def slices(folder, job, ranks, flag):
     settle(forward)
     tensors, aliases = unique_tensors(module)
     assert aliases == {"head.weight": "embed.weight"}
-    found = gathered(tensors, keep=ranks.leads)
-    assert set(found) == (set(expected) - {"head.weight"} if ranks.leads else set())
+    ranks.everywhere(lambda: write_slices(folder / "weights", tensors, rank=ranks.rank))
+    found = read_slices(folder / "weights", lambda name: None)
+    assert set(found) == set(expected) - {"head.weight"}
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+    found = read_slices(folder / "weights", tensors.get)
+    assert all(torch.equal(local(tensor), local(tensors[name])) for name, tensor in found.items())
+    assert {is_spread(tensor) for tensor in found.values()} == {True}
     for name, parameter in module.named_parameters():
         doubled = spread_like(expected[name] * 2, parameter)
         assert doubled.to_local().shape == parameter.to_local().shape

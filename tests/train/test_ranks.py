@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from safetensors import safe_open
 
 from potstill.core.errors import (
     DataError,
@@ -17,7 +16,9 @@ from potstill.core.errors import (
     SignalError,
     Stopped,
 )
+from potstill.train.capture import stored
 from potstill.train.ranks import Alone, Many, cut, failed, rebuilt, share
+from potstill.train.state import inspect
 from tests.train.crew import crew
 from tests.train.tiny_run import batch_of, curve
 
@@ -128,11 +129,21 @@ def test_the_curve_is_that_of_one_process(undisturbed, tmp_path, size):
     found = fine(crew(tmp_path, size))
     assert all(one == found[0] for one in found)
     same_curve(curve(undisturbed), curve(tmp_path))
-    last = "checkpoints/step-12/model.safetensors"
-    with safe_open(undisturbed / last, "pt") as one, safe_open(tmp_path / last, "pt") as other:
-        assert set(one.keys()) == set(other.keys())
-        for name in one.keys():  # noqa: SIM118  a file handle is no mapping
-            torch.testing.assert_close(one.get_tensor(name), other.get_tensor(name), rtol=0, atol=TOLERANCE)
+    last = "checkpoints/step-12"
+    assert inspect(tmp_path / last)[0] is None
+    one, other = (stored(folder / last, "model", lambda name: None) for folder in (undisturbed, tmp_path))
+    assert set(one) == set(other)
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=0, atol=TOLERANCE)
+
+
+def test_a_rank_that_cannot_write_says_so_once_and_nothing_is_left_of_the_save(undisturbed, tmp_path):
+    ended = crew(tmp_path, 2, fault="full", question=6)
+    assert [one.code for one in ended] == [1, 1], ended
+    assert [one.said.count("step-6: no room to write") for one in ended] == [0, 1], ended
+    assert {one.name for one in (tmp_path / "checkpoints").iterdir()} == {"step-3", "step-4"}
+    fine(crew(tmp_path, 2))
+    same_curve(curve(undisturbed), curve(tmp_path))
 
 
 def test_a_rank_without_rows_changes_nothing(tmp_path):

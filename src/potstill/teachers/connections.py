@@ -36,6 +36,10 @@ def guarded(limits: Limits, metrics: Metrics) -> type[H11Protocol]:
             if self.cycle is not before:
                 self.since = time.monotonic()
 
+        def send_400_response(self, msg: str) -> None:
+            metrics.add("malformed_total")
+            super().send_400_response(msg)
+
         def on_response_complete(self) -> None:
             self.since = time.monotonic()
             super().on_response_complete()

@@ -17,6 +17,7 @@ _HELP = {
     "forward_seconds_total": "seconds spent in forward passes",
     "reply_bytes_total": "bytes of signals sent",
     "cancelled_total": "questions whose asker went away, or whose deadline passed",
+    "malformed_total": "what came over HTTP and was no request",
     "connections_dropped_total": "connections closed for being idle, slow or too many",
 }
 

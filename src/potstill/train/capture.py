@@ -6,12 +6,10 @@ kernels may then add in another order.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -19,6 +17,7 @@ from potstill.core.errors import CheckpointError
 from potstill.train.shards import is_spread, spread_like
 
 WEIGHTS = "model"
+OPTIMISER = "optimizer"
 COMPANION = "objective"
 
 
@@ -47,18 +46,30 @@ def unique_tensors(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]
     return tensors, aliases
 
 
-def load_weights(folder: Path, module: nn.Module, name: str = WEIGHTS) -> None:
-    """Copy a checkpoint's weights into a module of the same shape. Raises CheckpointError when they do not fit, or when
-    the checkpoint has none of that name."""
+def stored(folder: Path, name: str, like: Callable[[str], Tensor | None]) -> dict[str, Tensor]:
+    """What a checkpoint holds under this name, by one process or by many. A tensor is spread where `like` has a spread
+    one of the same shape for it. Raises CheckpointError when there is nothing of that name."""
+    if (folder / name).is_dir():
+        from potstill.train.slices import read_slices
+
+        return read_slices(folder / name, like)
     path = folder / f"{name}.safetensors"
     if not path.is_file():
         raise CheckpointError(f"{folder} holds no {path.name}: it was made without these parameters; start a new run")
-    with safe_open(path, framework="pt") as file:
-        aliases = json.loads((file.metadata() or {}).get("aliases", "{}"))
-    tensors = load_file(path)
-    tensors.update({alias: tensors[name] for alias, name in aliases.items()})
+    found = load_file(path)
+    return {
+        name: tensor if (other := like(name)) is None else spread_like(tensor, other) for name, tensor in found.items()
+    }
+
+
+def load_weights(folder: Path, module: nn.Module, name: str = WEIGHTS) -> None:
+    """Copy a checkpoint's weights into a module of the same shape. Raises CheckpointError when they do not fit, or when
+    the checkpoint has none of that name."""
     own = module.state_dict()
-    tensors = {name: spread_like(tensor, own.get(name, tensor)) for name, tensor in tensors.items()}
+    tensors = stored(folder, name, own.get)
+    for alias, first in unique_tensors(module)[1].items():
+        if first in tensors:
+            tensors.setdefault(alias, tensors[first])
     try:
         module.load_state_dict(tensors, strict=True)
     except RuntimeError as error:
@@ -75,21 +86,21 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse. Raises CheckpointError on a parameter that the optimiser does not know."""
+def restore_optimiser(optimiser: torch.optim.Optimizer, folder: Path) -> None:
+    """From a checkpoint's `optimizer`. Raises CheckpointError on a parameter that the optimiser does not know."""
     parameters = {
         name: parameter
         for group in optimiser.param_groups
         for name, parameter in zip(group["param_names"], group["params"], strict=True)
     }
+    saved = stored(folder, OPTIMISER, lambda full_name: parameters.get(full_name.rpartition("|")[0]))
     optimiser.state.clear()
-    for full_name, saved in tensors.items():
+    for full_name, tensor in saved.items():
         name, _, key = full_name.rpartition("|")
         if name not in parameters:
             raise CheckpointError(f"the checkpoint has optimiser state for {name}, which is not trained now")
         parameter = parameters[name]
-        own = torch.empty_like(saved, device=parameter.device).copy_(saved)
-        optimiser.state[parameter][key] = spread_like(own, parameter)
+        optimiser.state[parameter][key] = torch.empty_like(tensor, device=parameter.device).copy_(tensor)
 
 
 def changing_buffers(module: nn.Module) -> dict[str, Tensor]:

@@ -7,9 +7,11 @@ so that a stop in the middle of a step (or of its accumulation) is saved as if t
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,12 +19,13 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
 
-from potstill.core.errors import SignalError
+from potstill.core.errors import PotstillError, SignalError
 from potstill.core.progress import Progress
 from potstill.core.protocols import Heeding, Observer
 from potstill.durable import replace_file, writing
 from potstill.train.capture import (
     COMPANION,
+    OPTIMISER,
     WEIGHTS,
     changing_buffers,
     load_weights,
@@ -43,13 +46,15 @@ from potstill.train.metrics import MetricsFile, UnkeptMetrics
 from potstill.train.optimise import build_optimiser
 from potstill.train.plan import TrainPlan
 from potstill.train.precision import Precision, choose_bf16, has_native_bf16
-from potstill.train.shards import gathered, settle
-from potstill.train.state import Checkpoint, latest_complete, prune_checkpoints, save_checkpoint
+from potstill.train.shards import local, settle
+from potstill.train.state import Checkpoint, fresh_folder, latest_complete, prune_checkpoints, save_checkpoint
 from potstill.train.step import backward
 from potstill.train.stop import StopFlag
 
 # Far enough apart that no two ranks of runs whose seeds are counted up draw the same numbers.
 SEEDS_APART = 1_000_003
+# What lies in slices on the ranks.
+SLICED = (WEIGHTS, OPTIMISER)
 
 
 @dataclass(slots=True)
@@ -180,7 +185,7 @@ def _restore(plan: TrainPlan, checkpoint: Checkpoint, optimiser: torch.optim.Ada
     load_weights(checkpoint.folder, plan.module)
     if plan.companion is not None:
         load_weights(checkpoint.folder, plan.companion.module, COMPANION)
-    restore_optimiser(optimiser, checkpoint.tensors("optimizer"))
+    restore_optimiser(optimiser, checkpoint.folder)
     plan.source.restore(checkpoint.state["source"])
     file = _rng_file(plan.ranks.rank)
     if (checkpoint.folder / f"{file}.safetensors").exists():
@@ -226,7 +231,6 @@ def save(running: Running) -> None:
     if step in running.kept:
         return
     started = time.perf_counter()
-    tensors, notes = _tensors(running)
     state = {
         "step": step,
         "standing": asdict(running.standing),
@@ -237,9 +241,13 @@ def save(running: Running) -> None:
         "curve_position": running.curve.position(),
     }
     best = running.standing.best_step or None
+    tensors = _tensors(running)
+    slices = _write_slices(plan, step, {name: tensors.pop(name) for name in SLICED}) if plan.ranks.size > 1 else None
 
     def write() -> None:
-        save_checkpoint(plan.checkpoints, step, tensors=tensors, state=state, fingerprint=plan.fingerprint, notes=notes)
+        save_checkpoint(
+            plan.checkpoints, step, tensors=tensors, state=state, fingerprint=plan.fingerprint, folders=slices
+        )
         prune_checkpoints(plan.checkpoints, limit=plan.settings.save_total_limit, keep=best)
 
     plan.ranks.lead(write)
@@ -247,19 +255,41 @@ def save(running: Running) -> None:
     running.notify("checkpoint", {"folder": f"step-{step}", "seconds": time.perf_counter() - started})
 
 
-def _tensors(running: Running) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, str]]]:
-    """Whole tensors by file, which the leader alone keeps; and, by file, the aliases among its weights."""
+def _tensors(running: Running) -> dict[str, dict[str, Tensor]]:
+    """By file: all that the leader writes, and of what is SLICED this rank's part."""
     plan = running.plan
     settle(plan.forward)
-    weights, aliases = unique_tensors(plan.module)
     states = plan.ranks.each(dump_tensors(encode_random_state(running.before.random)))
-    notes = {WEIGHTS: {"aliases": json.dumps(aliases)}}
     tensors = {
-        WEIGHTS: gathered(weights, keep=plan.ranks.leads),
-        "optimizer": gathered(optimiser_tensors(running.optimiser), keep=plan.ranks.leads),
+        WEIGHTS: unique_tensors(plan.module)[0],
+        OPTIMISER: optimiser_tensors(running.optimiser),
         **{_rng_file(rank): load_tensors(state) for rank, state in enumerate(states)},
     }
     if plan.companion is not None:
-        tensors[COMPANION], aliases = unique_tensors(plan.companion.module)
-        notes[COMPANION] = {"aliases": json.dumps(aliases)}
-    return tensors, notes
+        tensors[COMPANION], _ = unique_tensors(plan.companion.module)
+    return tensors
+
+
+def _write_slices(plan: TrainPlan, step: int, groups: Mapping[str, Mapping[str, Tensor]]) -> Path:
+    """Every rank writes its own, into a folder for each group. Returns where they lie, beside the checkpoint."""
+    from potstill.train.slices import write_slices
+
+    final, place = plan.checkpoints / f"step-{step}", plan.checkpoints / f".step-{step}.slices.partial"
+
+    def begin() -> None:
+        with writing(final):
+            fresh_folder(place)
+
+    def write() -> None:
+        needed = sum(local(tensor).nbytes for group in groups.values() for tensor in group.values())
+        with writing(final, needed=needed):
+            for name, tensors in groups.items():
+                write_slices(place / name, tensors, rank=plan.ranks.rank)
+
+    plan.ranks.lead(begin)
+    try:
+        plan.ranks.everywhere(write)
+    except PotstillError:
+        plan.ranks.lead(lambda: shutil.rmtree(place, ignore_errors=True))
+        raise
+    return place

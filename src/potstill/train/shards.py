@@ -1,8 +1,6 @@
 """Between a whole module and one whose parameters are spread over the ranks (FSDP2).
 
-A spread parameter is a DTensor: each rank holds a slice of its first axis. Checkpoints hold whole tensors under the
-names that one process gives them, so that a run can go on with another number of ranks. torch's own distributed
-checkpoint is not used: its writer leaves a pickled `.metadata`, and its planner sends pickles between the ranks.
+A spread parameter is a DTensor: each rank holds a slice of its first axis. Names are those that one process gives.
 """
 
 from __future__ import annotations
@@ -10,7 +8,7 @@ from __future__ import annotations
 import copy
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -97,19 +95,14 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if is_spread(tensor) else tensor
 
 
-def gathered(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
-    """Whole tensors, one after another; where they are not kept, only one is held at a time."""
-    found = {}
-    for name, tensor in tensors.items():
-        one = whole(tensor)
-        if keep:
-            found[name] = one
-    return found
+def local(tensor: Tensor) -> Tensor:
+    """What of a tensor lies on this rank."""
+    return tensor.to_local() if is_spread(tensor) else tensor
 
 
-def spread_like(tensor: Tensor, other: Tensor) -> Tensor:
+def spread_like(tensor: Tensor, other: Tensor | None) -> Tensor:
     """This rank's slice of a whole tensor if `other` of the same shape is spread, else the tensor itself."""
-    if not is_spread(other) or tensor.shape != other.shape:
+    if other is None or not is_spread(other) or tensor.shape != other.shape:
         return tensor
     from torch.distributed.tensor import distribute_tensor
 

@@ -49,23 +49,25 @@ def save_checkpoint(
     tensors: Mapping[str, Mapping[str, Tensor]],
     state: Mapping[str, Any],
     fingerprint: Mapping[str, Any],
-    notes: Mapping[str, Mapping[str, str]] | None = None,
+    folders: Path | None = None,
 ) -> Checkpoint:
-    """Write `root/step-N`. tensors: file name without ending -> tensors; notes: the same -> safetensors metadata.
+    """Write `root/step-N`. tensors: file name without ending -> tensors; folders: on the same disk, its folders, whose
+    files are flushed, become a part of the checkpoint.
 
     Raises DiskError or FolderError; then the unfinished folder is gone and earlier saves are untouched.
     """
     final, partial = root / f"step-{step}", root / f".step-{step}.partial"
     needed = sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values())
     with writing(final, needed=needed):
-        root.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
         try:
-            partial.mkdir()
+            fresh_folder(partial)
             for name, group in tensors.items():
-                metadata = {"format": "pt", **(notes or {}).get(name, {})}
-                save_file(dict(group), partial / f"{name}.safetensors", metadata=metadata)
+                save_file(dict(group), partial / f"{name}.safetensors", metadata={"format": "pt"})
                 flush(partial / f"{name}.safetensors")
+            if folders is not None:
+                for one in folders.iterdir():
+                    flush(one.rename(partial / one.name))
+                folders.rmdir()
             write_file(partial / STATE, _dump(state))
             write_file(partial / MANIFEST, _manifest(partial, step, fingerprint))
             flush(partial)
@@ -74,9 +76,17 @@ def save_checkpoint(
             os.rename(partial, final)
             flush(root)
         except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
+            for unfinished in (partial, folders):
+                if unfinished is not None:
+                    shutil.rmtree(unfinished, ignore_errors=True)
             raise
     return Checkpoint(final, step, json.loads(_dump(state)))
+
+
+def fresh_folder(place: Path) -> None:
+    """An empty folder. Raises OSError."""
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
 
 
 def _dump(value: Any) -> bytes:
@@ -84,9 +94,14 @@ def _dump(value: Any) -> bytes:
 
 
 def _manifest(folder: Path, step: int, fingerprint: Mapping[str, Any]) -> bytes:
-    files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for p in sorted(folder.iterdir())}
+    files = {name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for name, path in _files(folder).items()}
     body = {"format": FORMAT, "step": step, "files": files, "fingerprint": fingerprint}
     return _dump({**body, "sha256": hashlib.sha256(_dump(body)).hexdigest()})
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Every file but folders, by its path within."""
+    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if not path.is_dir()}
 
 
 def latest_complete(
@@ -133,7 +148,7 @@ def inspect(folder: Path) -> tuple[str | None, dict[str, Any]]:
         if _dump({**body, "sha256": hashlib.sha256(_dump(body)).hexdigest()}) != written:
             return f"{MANIFEST} is not as it was written", {}
         files = manifest["files"]
-        present = {path.name for path in folder.iterdir()} - {MANIFEST}
+        present = _files(folder).keys() - {MANIFEST}
         if present != files.keys():
             return f"files missing or added: {', '.join(sorted(present ^ files.keys()))}", manifest
         for name, expected in files.items():

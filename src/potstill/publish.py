@@ -7,29 +7,47 @@ from potstill.bench import Bench
 from potstill.core.lineage import Lineage
 from potstill.core.outcome import Finding
 from potstill.core.record import RunRecord
+from potstill.data.prepare import Prepared
 from potstill.export.card import CardFacts
-from potstill.export.formats import FORMATS
+from potstill.export.formats import FORMATS, place
+from potstill.export.rows import Rows
 from potstill.students.pooled import MeanPooledClassifier
 from potstill.students.settings import ModelSettings
 
 
 def publish(bench: Bench, record: RunRecord) -> list[Finding]:
     """Write every format the recipe names, each loaded again and compared; what differs is kept as NAME.failed."""
-    loaded, _ = assemble.model(bench, ModelSettings(model_name_or_path="stage:student"))
+    loaded, prepared = assemble.model(bench, ModelSettings(model_name_or_path="stage:student"))
     pooled = isinstance(loaded.module, MeanPooledClassifier)
     facts = card_facts(record, "sentence-transformers" if pooled else "transformers")
+    settings = bench.recipe.export
+    rows = rows_for(prepared, settings.calibration_rows)
     findings: list[Finding] = []
-    for name in bench.recipe.export.formats:
+    for name in settings.formats:
         bench.stop.check()
-        target = bench.folder.root / ("model" if name == "huggingface" else f"model-{name}")
+        target = bench.folder.root / place(name)
         bench.say(f"exporting {name} to {target}")
         exported = FORMATS[name].export(
-            loaded, target, task=bench.recipe.task, facts=facts, settings=bench.recipe.export
+            loaded, target, task=bench.recipe.task, facts=facts, settings=settings, rows=rows
         )
         if not exported.published:
             bench.say(f"the export differs from the trained student and was not published: see {exported.folder}")
         findings += exported.findings
     return findings
+
+
+def rows_for(prepared: Prepared, number: int) -> Rows:
+    """So many training rows, evenly spread and each alone, so that no padding is calibrated on; all of validation, or
+    of test where there is none."""
+    train = prepared.train.encoded
+    places = (
+        {position * len(train) // number for position in range(number)} if number < len(train) else range(len(train))
+    )
+    other = prepared.validation or prepared.test
+    return Rows(
+        calibration=[prepared.collate([train[place]], 0) for place in sorted(places)],
+        held_out=[] if other is None else [prepared.collate([one], 0) for one in other.encoded],
+    )
 
 
 def card_facts(record: RunRecord, library: str) -> CardFacts:

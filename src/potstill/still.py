@@ -16,6 +16,7 @@ from potstill.config import Recipe, StageSettings
 from potstill.core.errors import FolderError, InputError, RunError
 from potstill.core.outcome import Finding
 from potstill.core.record import RunRecord
+from potstill.export.formats import FORMATS, refuse_not_installed
 from potstill.folder import RunFolder, environment
 from potstill.measure import measure
 from potstill.publish import publish
@@ -82,9 +83,10 @@ def evaluate_model(model: Path, recipe: Recipe, *, trust_remote_code: bool = Fal
     return RunRecord(folder=str(model), recipe=recipe.model_dump(mode="json"), findings=findings)
 
 
-def export_run(run_folder: str | Path, *, trust_remote_code: bool = False) -> RunRecord:
-    """Write the student's folder again, loaded and compared as the first time."""
-    return _again(run_folder, "export.json", trust_remote_code)
+def export_run(run_folder: str | Path, *, formats: Sequence[str] = (), trust_remote_code: bool = False) -> RunRecord:
+    """Write the student's folders again, loaded and compared as the first time. formats: more than the recipe names;
+    for this time only, the recipe stays what it is."""
+    return _again(run_folder, "export.json", trust_remote_code, formats)
 
 
 def report_run(run_folder: str | Path) -> RunRecord:
@@ -99,13 +101,22 @@ def reported(folder: RunFolder) -> RunRecord:
     return record
 
 
-def _again(run_folder: str | Path, result: str, trust_remote_code: bool) -> RunRecord:
+def _again(run_folder: str | Path, result: str, trust_remote_code: bool, formats: Sequence[str] = ()) -> RunRecord:
     """Make one result of a finished run anew; the old one stands until then."""
     root = existing(run_folder)
     with opened(root, load_recipe(root / "config.yaml"), trust_remote_code) as bench:
         bench.folder.stage_record("student")
+        bench.recipe = exporting(bench.recipe, formats)
         distil(bench, again=result)
         return recorded(bench.folder)
+
+
+def exporting(recipe: Recipe, formats: Sequence[str]) -> Recipe:
+    """The recipe with more formats to export. Raises InputError for a name that is none."""
+    if strange := sorted(set(formats) - FORMATS.keys()):
+        raise InputError(f"{', '.join(strange)}: no such export format; there are {', '.join(FORMATS)}")
+    both = tuple(dict.fromkeys((*recipe.export.formats, *formats)))
+    return recipe.model_copy(update={"export": recipe.export.model_copy(update={"formats": both})})
 
 
 def existing(run_folder: str | Path) -> Path:
@@ -155,6 +166,7 @@ def distil(bench: Bench, *, again: str | None = None) -> None:
     """
     folder = bench.folder
     bench.ranks.everywhere(lambda: refuse_larger_tutors(bench.recipe))
+    bench.ranks.lead(lambda: refuse_not_installed(bench.recipe.export.formats))
     for stage in (*bench.recipe.stages, bench.recipe.final):
         run_stage(bench, stage)
     bench.recipe = settled(bench)

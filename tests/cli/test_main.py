@@ -57,7 +57,7 @@ def test_export_and_report_name_what_they_wrote(verbs, capsys):
     assert main(["export", "runs/x"]) == 0
     assert main(["report", "runs/x"]) == 0
     assert capsys.readouterr().out == "runs/x/model\nruns/x/report.html\n"
-    verbs.export_run.assert_called_once_with("runs/x", trust_remote_code=False)
+    verbs.export_run.assert_called_once_with("runs/x", formats=(), trust_remote_code=False)
     verbs.report_run.assert_called_once_with("runs/x")
 
 

@@ -40,8 +40,8 @@ class CardFacts:
     """What a card says.
 
     base_models: what the student was cut from. teachers: whom it learnt from. licence: SPDX identifier or "unknown".
-    library: "transformers" or "sentence-transformers". lineage: role -> origin. findings: of every measured subject.
-    limits: sentences on what was not shown. recipe: its name. task: what the model does.
+    library: "transformers", "sentence-transformers", or the runtime of a graph. lineage: role -> origin. findings: of
+    every measured subject. limits: sentences on what was not shown. recipe: its name. task: what the model does.
     """
 
     name: str
@@ -58,6 +58,20 @@ class CardFacts:
     limits: tuple[str, ...] = ()
 
 
+_RUNTIMES: Mapping[str, str] = {
+    "onnxruntime": (
+        "import onnxruntime\nfrom transformers import AutoTokenizer\n\n"
+        'tokens = AutoTokenizer.from_pretrained("path/to/this/folder")("a text", return_tensors="np")\n'
+        'session = onnxruntime.InferenceSession("path/to/this/folder/model.onnx")\n'
+        "logits = session.run(None, {one.name: tokens[one.name] for one in session.get_inputs()})[0]"
+    ),
+    "openvino": (
+        "import openvino\nfrom transformers import AutoTokenizer\n\n"
+        'tokens = AutoTokenizer.from_pretrained("path/to/this/folder")("a text", return_tensors="np")\n'
+        'model = openvino.Core().compile_model("path/to/this/folder/model.xml", "CPU")\n'
+        "logits = model({one.any_name: tokens[one.any_name] for one in model.inputs})[0]"
+    ),
+}
 _TEMPLATE = """\
 ---
 {{ front_matter }}
@@ -185,6 +199,8 @@ def _usage(facts: CardFacts) -> str:
             'model = SentenceTransformer("path/to/this/folder")\n'
             'logits = model.encode(["a text"])  # one column per class; names in config.json, id2label'
         )
+    if facts.library in _RUNTIMES:
+        return _RUNTIMES[facts.library]
     return (
         "from transformers import pipeline\n\n"
         f'model = pipeline("{_PIPELINES[facts.task]}", model="path/to/this/folder")\n'

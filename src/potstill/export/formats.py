@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from potstill.core.errors import InputError
+from potstill.export.graphs import GRAPHS, export_graph
 from potstill.export.huggingface import Exported, export_huggingface
+from potstill.export.runtimes import RUNTIMES
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One format. export: (trained, target, *, task, facts, settings) -> Exported. extra: what to install, "" for
-    nothing. reader: what loads the result."""
+    """One format. export: (trained, target, *, task, facts, settings, rows) -> Exported. reader: what loads the result.
+    modules: packages it needs, extra: what installs them."""
 
     name: str
     export: Callable[..., Exported]
     reader: str
+    modules: tuple[str, ...] = ()
     extra: str = ""
 
 
 FORMATS: Mapping[str, Format] = {
     "huggingface": Format("huggingface", export_huggingface, reader="transformers, sentence-transformers"),
+    **{
+        one.name: Format(one.name, partial(export_graph, one), one.runtime, one.modules, RUNTIMES[one.runtime].extra)
+        for one in GRAPHS
+    },
 }
+
+
+def place(name: str) -> str:
+    """The folder of a format in a run folder."""
+    return "model" if name == "huggingface" else f"model-{name}"
+
+
+def refuse_not_installed(formats: Sequence[str]) -> None:
+    """Before anything is trained. Raises InputError naming what installs the runtime of a format."""
+    for name in formats:
+        for module in FORMATS[name].modules:
+            if importlib.util.find_spec(module) is None:
+                raise InputError(
+                    f"export.formats: {name} needs {module}, which is not installed. "
+                    f"Next: pip install 'potstill[{FORMATS[name].extra}]', or leave the format out."
+                )

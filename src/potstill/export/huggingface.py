@@ -16,6 +16,7 @@ from potstill.core.errors import DiskError, FolderError
 from potstill.core.outcome import Finding
 from potstill.core.task import Task
 from potstill.export.card import CardFacts, model_card
+from potstill.export.rows import NO_ROWS, Rows
 from potstill.export.settings import ExportSettings
 from potstill.export.strip import refuse_training_parts
 from potstill.export.verify import verify
@@ -37,9 +38,16 @@ class Exported:
 
 
 def export_huggingface(
-    trained: LoadedModel, target: Path, *, task: Task, facts: CardFacts, settings: ExportSettings
+    trained: LoadedModel,
+    target: Path,
+    *,
+    task: Task,
+    facts: CardFacts,
+    settings: ExportSettings,
+    rows: Rows = NO_ROWS,
 ) -> Exported:
-    """Weights, config, tokenizer, chat template and card in `target`, which any transformers loads.
+    """Weights, config, tokenizer, chat template and card in `target`, which any transformers loads. rows: not needed,
+    as the weights stay what they are.
 
     Raises ModelError for weights that only training needed, FolderError and DiskError when it cannot be written.
     """

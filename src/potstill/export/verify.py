@@ -62,7 +62,7 @@ def verify(folder: Path, trained: LoadedModel, *, task: Task, tolerance: float) 
         ]
         if task == "causal-lm":
             before, after = (generated(*pair) for pair in ((trained.module, trained.tokenizer), (module, tokenizer)))
-            findings.append(_shares("export.generated_text", before, after, {"new_tokens": NEW_TOKENS}))
+            findings.append(shares("export.generated_text", before, after, {"new_tokens": NEW_TOKENS}))
     return findings
 
 
@@ -82,14 +82,16 @@ def reload(folder: Path, trained: LoadedModel, task: Task) -> tuple[nn.Module, P
 
 def logits(module: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[Float[Tensor, "... V"]]:
     """One answer per fixed text, each alone, so that padding cannot hide or make a difference."""
-    return [module(**_inputs(module, tokenizer, text)).logits[0].float() for text in FIXED_TEXTS]
+    return [module(**inputs_of(module, tokenizer, text)).logits[0].float() for text in FIXED_TEXTS]
 
 
-def logit_findings(trained: list[Tensor], reloaded: list[Tensor], tolerance: float) -> list[Finding]:
+def logit_findings(
+    trained: list[Tensor], reloaded: list[Tensor], tolerance: float, name: str = "export"
+) -> list[Finding]:
     """The largest difference of any logit, and how often the first choice is the same."""
     if [one.shape for one in trained] != [other.shape for other in reloaded]:
         evidence = {"trained": str(trained[0].shape), "reloaded": str(reloaded[0].shape), "unit": "logits"}
-        return [Finding("export.logit_shape", 0.0, bound=1.0, verdict="stop", evidence=evidence)]
+        return [Finding(f"{name}.logit_shape", 0.0, bound=1.0, verdict="stop", evidence=evidence)]
     difference = max(float((one - other).abs().max()) for one, other in zip(trained, reloaded, strict=True))
     same = [
         value
@@ -101,14 +103,14 @@ def logit_findings(trained: list[Tensor], reloaded: list[Tensor], tolerance: flo
     share = sum(same) / len(same)
     return [
         Finding(
-            "export.logit_difference",
+            f"{name}.logit_difference",
             difference,
             bound=tolerance,
             verdict=_stop_unless(finite and difference <= tolerance),
             evidence=evidence,
         ),
         Finding(
-            "export.top1_agreement",
+            f"{name}.top1_agreement",
             share,
             bound=1.0,
             verdict=_stop_unless(share == 1.0),
@@ -121,7 +123,7 @@ def generated(module: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[str
     """Greedy continuations of the fixed texts."""
     texts = []
     for text in FIXED_TEXTS:
-        inputs = _inputs(module, tokenizer, text)
+        inputs = inputs_of(module, tokenizer, text)
         output_BL = module.generate(  # type: ignore[operator]
             **inputs, do_sample=False, max_new_tokens=NEW_TOKENS, pad_token_id=tokenizer.pad_token_id or 0
         )
@@ -129,7 +131,9 @@ def generated(module: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[str
     return texts
 
 
-def template_finding(trained: PreTrainedTokenizerBase, reloaded: PreTrainedTokenizerBase) -> Finding:
+def template_finding(
+    trained: PreTrainedTokenizerBase, reloaded: PreTrainedTokenizerBase, name: str = "export"
+) -> Finding:
     """The chat template, character for character: a lost newline changes every prompt of a chat model."""
     before, after = (str(one.chat_template or "") for one in (trained, reloaded))
     evidence = {
@@ -139,7 +143,7 @@ def template_finding(trained: PreTrainedTokenizerBase, reloaded: PreTrainedToken
         "reloaded_sha256": hashlib.sha256(after.encode()).hexdigest(),
     }
     same = before == after
-    return Finding("export.chat_template", float(same), bound=1.0, verdict=_stop_unless(same), evidence=evidence)
+    return Finding(f"{name}.chat_template", float(same), bound=1.0, verdict=_stop_unless(same), evidence=evidence)
 
 
 def folder_finding(folder: Path, task: Task) -> Finding:
@@ -159,7 +163,8 @@ def folder_finding(folder: Path, task: Task) -> Finding:
     )
 
 
-def _shares(name: str, before: list[str], after: list[str], shown: Mapping[str, int]) -> Finding:
+def shares(name: str, before: list[str], after: list[str], shown: Mapping[str, int]) -> Finding:
+    """How many of these texts are the same on both sides."""
     same = [one == other for one, other in zip(before, after, strict=True)]
     share = sum(same) / len(same)
     different = [{"trained": one, "reloaded": other} for one, other in zip(before, after, strict=True) if one != other]
@@ -167,7 +172,7 @@ def _shares(name: str, before: list[str], after: list[str], shown: Mapping[str, 
     return Finding(name, share, bound=1.0, verdict=_stop_unless(share == 1.0), evidence=evidence)
 
 
-def _inputs(module: nn.Module, tokenizer: PreTrainedTokenizerBase, text: str) -> dict[str, Tensor]:
+def inputs_of(module: nn.Module, tokenizer: PreTrainedTokenizerBase, text: str) -> dict[str, Tensor]:
     """No longer than the model reads, whatever its tokenizer says: RoBERTa keeps rows before its first position."""
     longest = min(SHOWN, tokenizer.model_max_length, positions_of(config_of(module)) or SHOWN)
     encoded = tokenizer(text, return_tensors="pt", truncation=True, max_length=longest)

@@ -1,0 +1,130 @@
+"""Whether a student in another runtime answers as the trained one does.
+
+With the trained weights it must, on fixed texts, up to rounding. Quantised it cannot: how often its first choice is
+still the same is measured on held-out rows, and too seldom stops the export.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from potstill.core.outcome import Finding
+from potstill.core.task import Task
+from potstill.export.graph import Answering, input_names
+from potstill.export.rows import Rows, tensors_of
+from potstill.export.runtimes import Answer
+from potstill.export.settings import ExportSettings
+from potstill.export.verify import FIXED_TEXTS, NEW_TOKENS, inputs_of, logit_findings, shares, template_finding
+from potstill.students.load import LoadedModel
+
+
+def as_trained(
+    name: str,
+    answer: Answer,
+    trained: LoadedModel,
+    folder: Path,
+    *,
+    task: Task,
+    settings: ExportSettings,
+    rows: Rows,
+) -> list[Finding]:
+    """export.NAME.logit_difference, .top1_agreement, .chat_template, and of a causal language model .generated_text."""
+    pairs = [(true, answer(inputs)) for inputs, true in _fixed(trained)]
+    before, after = ([one[0].float() for one in side] for side in zip(*pairs, strict=True))
+    findings = [
+        *logit_findings(before, after, settings.runtime_tolerance, name=f"export.{name}"),
+        _template(name, trained, folder),
+    ]
+    if task == "causal-lm":
+        texts = [_continued(one, trained) for one in (_of_module(trained), answer)]
+        findings.append(shares(f"export.{name}.generated_text", *texts, {"new_tokens": NEW_TOKENS}))
+    return findings
+
+
+def near_trained(
+    name: str,
+    answer: Answer,
+    trained: LoadedModel,
+    folder: Path,
+    *,
+    task: Task,
+    settings: ExportSettings,
+    rows: Rows,
+) -> list[Finding]:
+    """export.NAME.top1_agreement over held-out rows (without any, over the fixed texts), with the share of positions
+    and the mean largest difference of a logit as evidence; export.NAME.chat_template."""
+    same, differences = [], []
+    for inputs, mask, true in _held_out(trained, rows):
+        found = answer(inputs)
+        if true.dim() == 3:
+            true, found = true[mask], found[mask]
+        same += (true.argmax(-1) == found.argmax(-1)).tolist()
+        differences += (true - found).abs().amax(-1).tolist()
+    share = sum(same) / len(same)
+    evidence = {
+        "unit": "share of first choices",
+        "answers": len(same),
+        "mean_largest_logit_difference": sum(differences) / len(differences),
+    }
+    agreement = Finding(
+        f"export.{name}.top1_agreement",
+        share,
+        bound=settings.least_agreement,
+        verdict="pass" if share >= settings.least_agreement else "stop",
+        evidence=evidence,
+    )
+    return [agreement, _template(name, trained, folder)]
+
+
+def _of_module(trained: LoadedModel) -> Answer:
+    """The trained model as a runtime would answer."""
+    module = Answering(trained.module.eval())
+
+    def answer(inputs: list[Tensor]) -> Tensor:
+        with torch.inference_mode():
+            return module(*inputs)
+
+    return answer
+
+
+def _fixed(trained: LoadedModel) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """The fixed texts, each alone, and the trained model's answers."""
+    truth, names = _of_module(trained), input_names(trained)
+    for text in FIXED_TEXTS:
+        encoded = inputs_of(trained.module, trained.tokenizer, text)
+        inputs = [encoded[name] if name in encoded else torch.zeros_like(encoded["input_ids"]) for name in names]
+        yield inputs, truth(inputs)
+
+
+def _held_out(trained: LoadedModel, rows: Rows) -> Iterator[tuple[list[Tensor], Tensor, Tensor]]:
+    """Inputs, mask and the trained model's answers."""
+    truth, names = _of_module(trained), input_names(trained)
+    for batch in rows.held_out:
+        inputs = tensors_of(batch, names)
+        yield inputs, batch.attention_BL.bool(), truth(inputs)
+    if not rows.held_out:
+        for inputs, true in _fixed(trained):
+            yield inputs, inputs[1].bool(), true
+
+
+def _continued(answer: Answer, trained: LoadedModel) -> list[str]:
+    """Greedy continuations of the fixed texts, each token from the whole text before it."""
+    texts = []
+    for inputs, _ in _fixed(trained):
+        tokens_BL = inputs[0]
+        start = tokens_BL.shape[1]
+        for _ in range(NEW_TOKENS):
+            logits_BLV = answer([tokens_BL, torch.ones_like(tokens_BL)])
+            tokens_BL = torch.cat([tokens_BL, logits_BLV[:, -1:].argmax(-1)], dim=1)
+        texts.append(trained.tokenizer.decode(tokens_BL[0, start:]))
+    return texts
+
+
+def _template(name: str, trained: LoadedModel, folder: Path) -> Finding:
+    reloaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    return template_finding(trained.tokenizer, reloaded, name=f"export.{name}")

@@ -220,7 +220,7 @@ class TestRefused:
             fit(torch.tensor(1.0), torch.tensor(-1.0), SYMMETRIC)
 
     def test_groups_that_do_not_come_out_even(self):
-        with pytest.raises(InputError, match="rows of 576 values .* groups of 128: choose groups of 64, 32, 16, 8"):
+        with pytest.raises(InputError, match=r"rows of 576 values .* groups of 128: choose groups of 64, 32, 16, 8"):
             fitted(torch.randn(2, 576), Grid(4, per="group", group=128))
         with pytest.raises(InputError, match="choose one step per row"):
             fitted(torch.randn(2, 7), Grid(4, per="group", group=4))

@@ -129,8 +129,8 @@ def without_padding(
         return values[mask_BL.bool().to(values.device)]
     if mask_BL is not None and values.shape[:-1] != mask_BL.shape[:1]:
         raise ModelError(
-            f"{where} reads {list(values.shape)} and the attention mask is {list(mask_BL.shape)}: padding cannot be told "
-            "from text there; name the layer in `skip`"
+            f"{where} reads {list(values.shape)} and the attention mask is {list(mask_BL.shape)}: padding cannot be "
+            "told from text there; name the layer in `skip`"
         )
     return values.reshape(-1, values.shape[-1])
 

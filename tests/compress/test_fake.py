@@ -7,16 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from potstill.compress.fake import (
-    FakeEmbedding,
-    FakeLinear,
-    InputGrid,
-    Padding,
-    TokenGrid,
-    WeightGrid,
-    on_grid,
-    step_gain,
-)
+from potstill.compress.fake import InputGrid, Padding, TokenGrid, WeightGrid, on_grid, step_gain
+from potstill.compress.fake_layers import FakeEmbedding, FakeLinear
 from potstill.compress.grids import Grid, Steps, fitted, integer_linear, quantise, round_trip
 from tests.oracle import quantisation as oracle
 

@@ -63,9 +63,9 @@ def with_grids(module: nn.Module, scheme: QuantScheme, batches: Sequence[Batch |
     static = scheme.activations is not None and scheme.activations.static
     if batches and not static:
         raise InputError("calibration rows, and no activation whose range they would give: choose a static method")
-    found = sites(module, scheme)
-    if any(isinstance(one, (FakeLinear, FakeEmbedding)) for one in module.modules()):
+    if _layers(module):
         raise ModelError("the model has grids already: quantise the one in floats that it was made from")
+    found = sites(module, scheme)
     twin = copy.deepcopy(module)
     ranges = calibrated(twin, scheme, found, batches) if batches else {}
     padding = Padding()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,16 +23,14 @@ Range = tuple[float, float]
 
 
 def chosen_range(histogram: Histogram, method: RangeMethod, grid: Grid, percentile: float = 99.99) -> Range:
-    """The range that `method` finds in what was observed. Raises InputError for an unknown method or percentile."""
+    """The range that `method` finds in what was observed. Raises InputError for a percentile that leaves none."""
     if method == "min-max":
         return histogram.low, histogram.high
     if method == "percentile":
         return percentile_range(histogram, percentile)
     if method == "entropy":
         return entropy_range(histogram, grid)
-    if method == "mse":
-        return least_error_range(histogram, grid)
-    raise InputError(f"`{method}` finds no range: choose {', '.join(get_args(RangeMethod))}")
+    return least_error_range(histogram, grid)
 
 
 def percentile_range(histogram: Histogram, percentile: float = 99.99) -> Range:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 from potstill.compress.grids import Grid
 from potstill.compress.ranges import RangeMethod
@@ -61,10 +61,6 @@ class QuantScheme:
     overflow_fix: bool = False
 
     def __post_init__(self) -> None:
-        if unknown := [one for one in self.keep if one not in get_args(Kept)]:
-            raise InputError(
-                f"keep: `{unknown[0]}` is no part: choose from {', '.join(get_args(Kept))}; norms always are"
-            )
         if self.overflow_fix and self.activations is None:
             raise InputError("overflow_fix with activations in floats: no integers are added, so remove overflow_fix")
         if self.overflow_fix and self.weights.bits != 8:

@@ -24,8 +24,10 @@ def sites(module: nn.Module, scheme: QuantScheme) -> Sites:
     """What `scheme` quantises in `module`.
 
     A model without a transformers config (a plain network) has no blocks: all its linears count as inside, and it has
-    no head to keep. Raises ModelError for an architecture that is not known or a layer of a kind that is not; InputError
-    for a name in `skip` that is nowhere, tied weights of which only some would be quantised, and when nothing is left.
+    no head to keep.
+
+    Raises ModelError for an architecture or a kind of layer that is not known; InputError for a name in `skip` that is
+    nowhere, for tied weights of which only some would be quantised, and when nothing is left.
     """
     inside = _inside(module, scheme)
     layers = {name: one for name, one in module.named_modules() if isinstance(one, (nn.Linear, nn.Embedding))}
@@ -97,6 +99,6 @@ def _check_ties(layers: dict[str, nn.Linear | nn.Embedding], chosen: set[str]) -
             first = next(name for name in names if name in chosen)
             other = next(name for name in names if name not in chosen)
             raise InputError(
-                f"{first} and {other} share one weight (tied embeddings) and only {first} would be quantised: keep both "
-                "embeddings and head, or neither"
+                f"{first} and {other} share one weight (tied embeddings) and only {first} would be quantised: "
+                "keep both embeddings and head, or neither"
             )

@@ -46,10 +46,10 @@ def prepare_qat(
     """A copy of `module` that computes on the scheme's grids and can be trained.
 
     steps: `learned`, steps are parameters beside the weights, from where post-training quantisation puts them (zeros of
-    affine grids stay); static activations therefore need the calibration set `batches`. `straight-through`: the range of
-    a weight is its own extremes at every pass, that of static activations a moving average over training batches (0.99),
-    which starts from the calibration set if there is one. Padding is never observed: the attention mask is taken from
-    the model's arguments. Start from the best model in floats, at a tenth of its learning rate.
+    affine grids stay); static activations therefore need the calibration set `batches`. `straight-through`: the range
+    of a weight is its own extremes at every pass, that of static activations a moving average over training batches
+    (0.99), which starts from the calibration set if there is one. Padding is never observed: the attention mask is
+    taken from the model's arguments. Start from the best model in floats, at a tenth of its learning rate.
 
     Raises DataError when learned steps of activations have no calibration set; all that `quantise_model` refuses.
     """

@@ -137,7 +137,7 @@ def measured(
         (apart.value, apart.low, apart.high),
         float(agreed),
         float(kl),
-        size_bytes(quantised),
+        size,
         bits,
     )
 

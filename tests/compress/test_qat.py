@@ -4,7 +4,6 @@ import statistics
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional
 
@@ -16,10 +15,12 @@ from potstill.compress.scheme import SCHEMES, Activations, QuantScheme
 from potstill.core.errors import DataError, ModelError
 from potstill.core.signal import Want
 from potstill.students.taps import outputs
+from tests.benchmarks.scripts import script
 from tests.compress.test_ptq import rows
 from tests.students.tiny import tiny
 
 STATIC = QuantScheme(Grid(4), Activations("min-max"))
+GROUPS = QuantScheme(Grid(4, per="group", group=8), keep=())
 BARE = ("embeddings",)
 
 
@@ -40,9 +41,7 @@ def trained(module, steps, learning_rate=1e-3, freeze_at=None):
 
 class TestOrdinaryTraining:
     @pytest.mark.parametrize("steps", ["learned", "straight-through"])
-    @pytest.mark.parametrize(
-        "scheme", [STATIC, SCHEMES["int8-dynamic"], QuantScheme(Grid(4, per="group", group=8), keep=())]
-    )
+    @pytest.mark.parametrize("scheme", [STATIC, SCHEMES["int8-dynamic"], GROUPS], ids=["static", "dynamic", "groups"])
     @pytest.mark.parametrize("kind", ["bert", "llama"])
     def test_the_loss_falls_and_the_codes_are_those_of_the_forward_pass(self, kind, scheme, steps):
         module, batch = tiny(kind, "classify"), rows()
@@ -173,68 +172,26 @@ class TestRefused:
                 act(module)
 
 
-def digits_split():
-    digits = load_digits()
-    inputs = torch.tensor(digits.data, dtype=torch.float32) / 16
-    labels = torch.tensor(digits.target)
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    test, train = order[:600], order[600:]
-    return (inputs[train], labels[train]), (inputs[test], labels[test])
-
-
-def fit_digits(module, train, epochs, learning_rate, seed, freeze_after=None):
-    optimiser = torch.optim.Adam(module.parameters(), lr=learning_rate)
-    generator = torch.Generator().manual_seed(seed)
-    for epoch in range(epochs):
-        if epoch == freeze_after:
-            freeze_ranges(module)
-        for some in torch.randperm(len(train[0]), generator=generator).split(64):
-            optimiser.zero_grad()
-            functional.cross_entropy(module(train[0][some]), train[1][some]).backward()
-            optimiser.step()
-    return module
-
-
-def right(module, test):
-    with torch.no_grad():
-        return float((module.eval()(test[0]).argmax(1) == test[1]).float().mean())
+@pytest.fixture(scope="module")
+def digits():
+    """Accuracy of every arm of benchmarks/qat_digits.py, three seeds."""
+    measured = [script("qat_digits").run_seed(seed, {"w3a8": (3, 8), "w8a8": (8, 8)}) for seed in range(3)]
+    return {arm: [one[arm] for one in measured] for arm in measured[0]}
 
 
 class TestDigits:
-    """Real handwritten digits and a network of 64-16-16-10, three seeds."""
+    """Real handwritten digits and a network of 64-16-16-10."""
 
-    @pytest.fixture(scope="class")
-    def found(self):
-        train, test = digits_split()
-        accuracy = {}
-        for seed in range(3):
-            torch.manual_seed(seed)
-            shape = (nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 10))
-            floats = fit_digits(nn.Sequential(*shape), train, 40, 3e-3, seed)
-            accuracy.setdefault("fp32", []).append(right(floats, test))
-            for bits in (3, 8):
-                scheme = QuantScheme(Grid(bits), Activations("min-max", bits=bits), keep=BARE)
-                accuracy.setdefault(f"ptq {bits}", []).append(
-                    right(quantise_model(floats, scheme, [train[0][:256]]), test)
-                )
-                for steps in ("learned", "straight-through"):
-                    twin = prepare_qat(floats, scheme, [train[0][:256]], steps=steps)
-                    fit_digits(twin, train, 12, 1e-3, seed, freeze_after=8)
-                    finish(twin)
-                    accuracy.setdefault(f"{steps} {bits}", []).append(right(twin, test))
-        print(accuracy)
-        return accuracy
+    @pytest.mark.parametrize("steps", ["learned steps", "straight through"])
+    def test_at_three_bits_training_beats_rounding_beyond_the_spread(self, digits, steps):
+        trained, rounded = digits[f"w3a8 QAT, {steps}"], digits["w3a8 PTQ"]
+        assert min(trained) > max(rounded)
+        assert statistics.mean(digits["fp32"]) >= statistics.mean(trained)
+        assert statistics.mean(trained) - statistics.mean(rounded) > 0.05
 
-    @pytest.mark.parametrize("steps", ["learned", "straight-through"])
-    def test_at_three_bits_training_beats_rounding_beyond_the_spread(self, found, steps):
-        gains = [ours - theirs for ours, theirs in zip(found[f"{steps} 3"], found["ptq 3"], strict=True)]
-        # Student's t with 2 degrees of freedom: the 95 % interval of the mean gain is above zero.
-        assert statistics.mean(gains) > 4.303 * statistics.stdev(gains) / 3**0.5
-        assert statistics.mean(found["fp32"]) >= statistics.mean(found[f"{steps} 3"])
-
-    @pytest.mark.parametrize("steps", ["learned", "straight-through"])
-    def test_at_eight_bits_there_is_nothing_to_gain(self, found, steps):
-        for ours, theirs in zip(found["ptq 8"], found["fp32"], strict=True):
+    @pytest.mark.parametrize("steps", ["learned steps", "straight through"])
+    def test_at_eight_bits_there_is_nothing_to_gain(self, digits, steps):
+        for ours, theirs in zip(digits["w8a8 PTQ"], digits["fp32"], strict=True):
             assert abs(ours - theirs) <= 0.005
-        gains = [ours - theirs for ours, theirs in zip(found[f"{steps} 8"], found["ptq 8"], strict=True)]
+        gains = [ours - theirs for ours, theirs in zip(digits[f"w8a8 QAT, {steps}"], digits["w8a8 PTQ"], strict=True)]
         assert abs(statistics.mean(gains)) <= 0.015

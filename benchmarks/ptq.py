@@ -54,8 +54,9 @@ ARMS: Mapping[str, QuantScheme | None] = {
         f"int8, static, {method}": QuantScheme(activations=Activations(method))
         for method in ("min-max", "percentile", "entropy", "mse")
     },
-    "int8, static, percentile, 7-bit weights": QuantScheme(activations=Activations("percentile"), overflow_fix=True),
+    "int8, static, mse, 7-bit weights": QuantScheme(activations=Activations("mse"), overflow_fix=True),
     "int8, dynamic, embeddings and head too": QuantScheme(activations=Activations("dynamic"), keep=()),
+    "int8, static, mse, embeddings and head too": QuantScheme(activations=Activations("mse"), keep=()),
     "int4 weights, a step per row": QuantScheme(Grid(4)),
     "int4 weights, groups of 128": QuantScheme(grouped(4, 128)),
     "int4 weights, groups of 32": SCHEMES["int4-weights"],

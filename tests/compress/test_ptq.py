@@ -242,7 +242,7 @@ class TestRefused:
         with pytest.raises(InputError, match="overflow_fix with weights of 4 bits"):
             QuantScheme(Grid(4), Activations(), overflow_fix=True)
         with pytest.raises(InputError, match="percentile 99 with method mse"):
-            Activations("mse", percentile=99.0)
+            Activations(percentile=99.0)
 
     @pytest.mark.parametrize("keep", [("embeddings",), ("head",)])
     def test_tied_weights_quantised_apart(self, keep):

@@ -172,26 +172,45 @@ class TestRefused:
                 act(module)
 
 
+def test_three_bits_on_digits_one_seed():
+    digits = script("qat_digits")
+    train, test = digits.split()
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 10))
+    floats = digits.fit(network, train, 20, 3e-3, 0)
+    scheme = QuantScheme(Grid(3), Activations(bits=8), keep=BARE)
+    rounded = digits.accuracy(quantise_model(floats, scheme, [train.inputs[:256]]), test)
+    twin = digits.fit(prepare_qat(floats, scheme, [train.inputs[:256]]), train, 6, 1e-3, 0, freeze=4)
+    assert digits.accuracy(twin, test) > rounded + 0.02
+
+
 @pytest.fixture(scope="module")
 def digits():
     """Accuracy of every arm of benchmarks/qat_digits.py, three seeds."""
-    measured = [script("qat_digits").run_seed(seed, {"w3a8": (3, 8), "w8a8": (8, 8)}) for seed in range(3)]
+    grids = {"w3a8": (3, 8), "w4a4": (4, 4), "w8a8": (8, 8)}
+    measured = [script("qat_digits").run_seed(seed, grids) for seed in range(3)]
     return {arm: [one[arm] for one in measured] for arm in measured[0]}
 
 
+@pytest.mark.slow
 class TestDigits:
-    """Real handwritten digits and a network of 64-16-16-10."""
+    """Real handwritten digits and a network of 64-16-16-10, three seeds."""
 
     @pytest.mark.parametrize("steps", ["learned steps", "straight through"])
-    def test_at_three_bits_training_beats_rounding_beyond_the_spread(self, digits, steps):
+    def test_at_three_bits_the_worst_that_was_trained_beats_the_best_that_was_rounded(self, digits, steps):
         trained, rounded = digits[f"w3a8 QAT, {steps}"], digits["w3a8 PTQ"]
         assert min(trained) > max(rounded)
         assert statistics.mean(digits["fp32"]) >= statistics.mean(trained)
-        assert statistics.mean(trained) - statistics.mean(rounded) > 0.05
+
+    def test_at_four_bits_training_beats_rounding_beyond_the_seeds_spread(self, digits):
+        trained, rounded = digits["w4a4 QAT, learned steps"], digits["w4a4 PTQ"]
+        gains = [ours - theirs for ours, theirs in zip(trained, rounded, strict=True)]
+        assert statistics.mean(gains) > 4.303 * statistics.stdev(gains) / 3**0.5  # Student's t, 95 %, 2 degrees
+        assert statistics.mean(digits["fp32"]) >= statistics.mean(trained)
 
     @pytest.mark.parametrize("steps", ["learned steps", "straight through"])
     def test_at_eight_bits_there_is_nothing_to_gain(self, digits, steps):
         for ours, theirs in zip(digits["w8a8 PTQ"], digits["fp32"], strict=True):
             assert abs(ours - theirs) <= 0.005
         gains = [ours - theirs for ours, theirs in zip(digits[f"w8a8 QAT, {steps}"], digits["w8a8 PTQ"], strict=True)]
-        assert abs(statistics.mean(gains)) <= 0.015
+        assert abs(statistics.mean(gains)) <= 0.01

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from potstill.compress.grids import Grid, Steps, fit, round_trip
+from potstill.compress.grids import Grid, fit, round_trip
 from potstill.compress.histogram import HALF, Histogram
 from potstill.core.batch import Batch
 from potstill.core.errors import DataError, InputError, ModelError
@@ -165,9 +165,6 @@ def _quantile(histogram: Histogram, share: float) -> float:
 def _least(values: Tensor, counts: Tensor, low_C: Tensor, high_C: Tensor, grid: Grid) -> int:
     """Which candidate range [C] loses least on these values [N] with their counts [N]; the widest of equals."""
     each = Grid(grid.bits, grid.symmetric, "row", step_bits=grid.step_bits)
-    steps = fit(low_C, high_C, each)
-    one = Grid(grid.bits, grid.symmetric, "tensor", step_bits=grid.step_bits)
-    pairs = zip(steps.step, steps.zero, strict=True)
-    off = [(round_trip(values, Steps(step, zero), one) - values).square() @ counts.double() for step, zero in pairs]
-    errors = torch.stack(off)
-    return len(errors) - 1 - int(errors.flip(0).argmin())
+    values_CN = values.expand(len(low_C), -1)
+    errors_C = (round_trip(values_CN, fit(low_C, high_C, each), each) - values_CN).square() @ counts.double()
+    return len(errors_C) - 1 - int(errors_C.flip(0).argmin())

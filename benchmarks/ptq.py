@@ -60,6 +60,7 @@ ARMS: Mapping[str, QuantScheme | None] = {
     "int4 weights, a step per row": QuantScheme(Grid(4)),
     "int4 weights, groups of 128": QuantScheme(grouped(4, 128)),
     "int4 weights, groups of 32": SCHEMES["int4-weights"],
+    "int4 weights, affine groups of 32": QuantScheme(Grid(4, False, "group", 32, 16)),
     "int4 weights, groups of 32, int8 dynamic": QuantScheme(grouped(4, 32), Activations("dynamic")),
     "int4 weights, groups of 32, embeddings and head too": QuantScheme(grouped(4, 32), keep=()),
     "int3 weights, groups of 32": QuantScheme(grouped(3, 32)),

@@ -180,7 +180,8 @@ def _input_grid(
         return None
     if not scheme.activations.static:
         return TokenGrid(scheme.activations.grid)
-    return InputGrid(layer.in_features, scheme.activations.grid, found, padding, name)
+    read = InputGrid(layer.in_features, scheme.activations.grid, found, padding, name)
+    return read.to(layer.weight.device)
 
 
 def _layers(module: nn.Module) -> dict[str, FakeLinear | FakeEmbedding]:

@@ -34,14 +34,13 @@ def label_losses(module: nn.Module, batch: Batch) -> Float[Tensor, " B"]:
     logits_BTV = outputs(module, batch, Want(teacher=False)).logits_BTV
     targets_BT, weights_BT = batch.targets_BT.to(logits_BTV.device), batch.weights["hard"].to(logits_BTV.device)
     losses_BT = -log_softmax(logits_BTV, dim=-1).gather(-1, targets_BT[..., None])[..., 0]
-    return torch.stack(
-        [weighted_mean(loss_T, weight_T) for loss_T, weight_T in zip(losses_BT, weights_BT, strict=True)]
-    )
+    rows = zip(losses_BT, weights_BT, strict=True)
+    return torch.stack([weighted_mean(losses_T, weights_T) for losses_T, weights_T in rows])
 
 
 @dataclass(frozen=True, slots=True)
 class GateScores:
-    """By block. neurons [F]; heads [H] and groups [G] have Euclidean length 1 in every block (0 where nothing flows)."""
+    """By block. neurons [F]; heads [H] and groups [G], of Euclidean length 1 in every block (0 where nothing flows)."""
 
     neurons: PerBlock
     heads: PerBlock

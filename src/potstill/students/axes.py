@@ -220,6 +220,11 @@ def body_norms(module: nn.Module) -> dict[str, nn.Module]:
     return {path: part for path, part in state_norms(module).items() if id(part) in inside}
 
 
+def says_head_sizes() -> list[str]:
+    """The architectures whose configs have a head size of their own, so that heads can be cut alone."""
+    return sorted(kind for kind, attention in _ATTENTION.items() if attention.says_head_size)
+
+
 def refuse_width(module: nn.Module) -> None:
     """Raises ModelError, by name, for an architecture whose width cannot be cut without changing what it computes."""
     kind = config_of(module).model_type

@@ -10,7 +10,6 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -97,8 +96,15 @@ def keep_neurons(module: nn.Module, count: int, scores: Sequence[Float[Tensor, "
     present = len(scores[0])
     if not 1 <= count < present:
         raise ModelError(f"intermediate_size: {count} cannot be cut from {present}: use 1 to {present - 1}")
-    best = [torch.topk(score, count).indices.sort().values.tolist() for score in scores]
-    return rebuild(module, {"intermediate_size": count}, cut_state(module, Kept(neurons=best)))
+    kept = [best(score, count) for score in scores]
+    return rebuild(module, {"intermediate_size": count}, cut_state(module, Kept(neurons=kept)))
+
+
+def best(scores: Float[Tensor, " U"], count: int) -> tuple[int, ...]:
+    """Places of the `count` highest scores, increasing; of equal ones the first. Raises ModelError: not a number."""
+    if bool(scores.isnan().any()):
+        raise ModelError("a score is not a number: look at the calibration rows, or at weights that are not finite")
+    return tuple(scores.argsort(descending=True, stable=True)[:count].sort().values.tolist())
 
 
 def cut_positions(module: nn.Module, count: int) -> nn.Module:

@@ -36,6 +36,12 @@ def test_a_share_is_the_decimal_it_is_written_as():
     assert share_of(7, 0.5) == 3
 
 
+def test_magnitudes_are_compared_in_their_own_precision():
+    close = torch.tensor([1.0 + 1e-12, 1.0], dtype=torch.float64)
+    assert gone(layer_wise({"w": close}, 0.5).kept["w"]) == {1}
+    assert gone(layer_wise({"w": torch.tensor([2.0, 1.0], dtype=torch.bfloat16)}, 0.5).kept["w"]) == {1}
+
+
 @given(st.lists(st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0]), min_size=6, max_size=20), st.integers(0, 80))
 def test_global_is_one_sort_over_all(values, percent):
     first, second = torch.tensor(values[:3]), torch.tensor(values[3:])

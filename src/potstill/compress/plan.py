@@ -17,7 +17,6 @@ from torch import nn
 from potstill.core.errors import ModelError
 from potstill.core.settings import Settings
 from potstill.students.axes import (
-    Kept,
     Sizes,
     attention_of,
     axes_of,
@@ -27,6 +26,7 @@ from potstill.students.axes import (
     says_head_sizes,
     sizes_of,
 )
+from potstill.students.cut import Kept
 from potstill.students.layer_map import checked
 from potstill.students.layouts import body_of, edited
 from potstill.students.pooled import config_of

@@ -19,7 +19,8 @@ from transformers import PreTrainedModel
 
 from potstill.compress.gates import heads_out, neurons_out, scale_input
 from potstill.compress.plan import PrunePlan, check_fits
-from potstill.students.axes import Kept, axes_of, changes_for, cut_state, sizes_of, state_norms
+from potstill.students.axes import axes_of, changes_for, sizes_of, state_norms
+from potstill.students.cut import Kept, cut_state
 from potstill.students.layouts import blocks_of
 from potstill.students.pooled import MeanPooledClassifier
 from potstill.students.surgery import keep_layers, rebuild

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.core.errors import ModelError
-from potstill.students.axes import Kept, cut_state
 from potstill.students.blank import blank
+from potstill.students.cut import Kept, cut_state
 from potstill.students.layer_map import checked
 from potstill.students.layouts import Layout, blocks_of, layout_of, prefix_of, value_of
 from potstill.students.pooled import MeanPooledClassifier

@@ -25,12 +25,14 @@ import torch
 from torch import nn
 
 import potstill
+from potstill.compress.scores import block_influence
 from potstill.core.batch import Batch
 from potstill.core.protocols import Forward
 from potstill.core.signal import Want
 from potstill.data.order import in_order
 from potstill.data.prepare import prepare
 from potstill.evaluate.predictions import predict_tokens
+from potstill.students.layer_map import evenly
 from potstill.students.layouts import blocks_of
 from potstill.students.load import load_model
 from potstill.students.settings import ModelSettings
@@ -70,7 +72,7 @@ def main() -> None:
     found = {
         f"greedy, the best {options.candidates} measured anew": greedy(score, depth, options.keep, options.candidates)
     }
-    found |= alternatives(score, depth, options.keep, influences(module, batches))
+    found |= alternatives(score, depth, options.keep, block_influence(module, batches))
     print("\n".join(table(found)))
     RESULTS.mkdir(exist_ok=True)
     values = {label: {"kept": one.kept, "kl": one.kl, "perplexity": one.perplexity} for label, one in found.items()}
@@ -120,28 +122,12 @@ def greedy(score: Scorer, depth: int, keep: int, candidates: int) -> Score:
     return best
 
 
-def influences(module: nn.Module, batches: Sequence[Batch]) -> list[float]:
-    """Of each block: one minus the mean cosine between its input and its output over all tokens."""
-    depth = len(blocks_of(module))
-    totals, tokens = torch.zeros(depth, dtype=torch.float64), 0
-    with torch.inference_mode():
-        for batch in batches:
-            # State i is the output of block i - 1; the last one is taken before the final norm.
-            states = outputs(module, batch, Want(teacher=False, hidden_layers=tuple(range(depth + 1)))).hidden.layers
-            read = batch.attention_BL
-            for block in range(depth):
-                cosine_BL = torch.cosine_similarity(states[block], states[block + 1], dim=-1)
-                totals[block] += (1 - cosine_BL[read]).double().sum()
-            tokens += int(read.sum())
-    return (totals / tokens).tolist()
-
-
 def alternatives(score: Scorer, depth: int, keep: int, influence: Sequence[float]) -> dict[str, Score]:
     """The usual choices of as many blocks."""
     strongest = sorted(sorted(range(depth), key=influence.__getitem__)[depth - keep :])
     gone = depth - keep
     runs = [score([*range(start), *range(start + gone, depth)]) for start in range(1, keep)]
-    found = {"evenly spaced": score([block * depth // keep for block in range(keep)])}
+    found = {"evenly spaced": score(evenly(keep, depth))}
     found["lowest block influence dropped"] = score(strongest)
     if runs:
         found["contiguous run dropped, best of all"] = min(runs, key=lambda one: one.kl)

@@ -85,7 +85,7 @@ def test_a_block_that_changes_nothing_has_no_influence_and_goes_first(whole):
     with torch.no_grad():
         module.model.layers[idle].self_attn.o_proj.weight.zero_()
         module.model.layers[idle].mlp.down_proj.weight.zero_()
-    influence = choose.influences(module, batches)
+    influence = choose.block_influence(module, batches)
     assert influence[idle] == pytest.approx(0, abs=1e-6)
     assert min(influence[:idle] + influence[idle + 1 :]) > 1e-4
     score = partial(choose.measured, module, batches, choose.heard(module, batches))

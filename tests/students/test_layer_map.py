@@ -1,7 +1,7 @@
 import pytest
 
 from potstill.core.errors import ModelError
-from potstill.students.layer_map import checked, copied, every, explicit, uniform
+from potstill.students.layer_map import checked, copied, evenly, every, explicit, uniform
 
 
 def test_every_second_block():
@@ -67,3 +67,13 @@ def test_an_explicit_map_names_a_state_for_each_block():
 def test_a_map_that_skips_past_the_end_repeats_or_does_not_fit(layers, words):
     with pytest.raises(ModelError, match=words):
         explicit(layers, 3, 12)
+
+
+def test_evenly_spaced_blocks_begin_with_the_first():
+    assert evenly(3, 6) == (0, 2, 4)
+    assert evenly(3, 7) == (0, 2, 4)
+    assert evenly(15, 30) == every(2, 30)
+    assert evenly(5, 5) == (0, 1, 2, 3, 4)
+    for keep in (0, 6):
+        with pytest.raises(ModelError, match=f"{keep} of 5 blocks"):
+            evenly(keep, 5)

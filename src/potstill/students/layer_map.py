@@ -18,6 +18,16 @@ def every(k: int, depth: int) -> tuple[int, ...]:
     return tuple(range(0, depth, k))
 
 
+def evenly(keep: int, depth: int) -> tuple[int, ...]:
+    """`keep` of `depth` blocks, the first among them, as evenly spaced as whole numbers allow: floor(i depth / keep).
+
+    Raises ModelError when there are not that many, or none is kept.
+    """
+    if not 1 <= keep <= depth:
+        raise ModelError(f"layers: {keep} of {depth} blocks cannot be kept: use 1 to {depth}")
+    return tuple(block * depth // keep for block in range(keep))
+
+
 def checked(layers: Sequence[int], depth: int) -> tuple[int, ...]:
     """The named blocks, in range and strictly increasing. Raises ModelError with the offending values."""
     if not layers:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,13 @@ class MeanPooledClassifier(nn.Module):
         states_BLD = self.encoder(**inputs)[0]
         return SequenceClassifierOutput(logits=self.head(mean_pooled(states_BLD, attention_mask)))
 
-    def with_encoder(self, encoder: PreTrainedModel) -> MeanPooledClassifier:
-        """The same head, copied, on another encoder of the same width."""
+    def with_encoder(self, encoder: PreTrainedModel, channels: Sequence[int] | None = None) -> MeanPooledClassifier:
+        """The same head, copied, on another encoder of the same width, or of only these channels of its states."""
         other = MeanPooledClassifier(encoder)
-        other.head.load_state_dict(self.head.state_dict())
+        weights = self.head.state_dict()
+        if channels is not None:
+            weights["weight"] = weights["weight"][:, list(channels)]
+        other.head.load_state_dict(weights)
         return other.to(self.head.weight.dtype).train(self.training)
 
     def save_pretrained(self, folder: str | Path) -> None:

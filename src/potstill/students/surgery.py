@@ -10,15 +10,16 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.core.errors import ModelError
+from potstill.students.blank import blank
+from potstill.students.cut import Kept, cut_state
 from potstill.students.layer_map import checked
-from potstill.students.layouts import Layout, blocks_of, edited, layout_of, prefix_of, value_of
-from potstill.students.pooled import MeanPooledClassifier, has_pooler
+from potstill.students.layouts import Layout, blocks_of, layout_of, prefix_of, value_of
+from potstill.students.pooled import MeanPooledClassifier
 
 # Config values with one entry per block: they must follow the blocks that stay.
 _PER_BLOCK = ("layer_types", "no_rope_layers")
@@ -26,12 +27,7 @@ _PER_BLOCK = ("layer_types", "no_rope_layers")
 
 def rebuild(module: PreTrainedModel, changes: Mapping[str, Any], state: Mapping[str, Tensor]) -> PreTrainedModel:
     """A module of the same class from an edited config and a complete state. The global generator is untouched."""
-    config = edited(module.config, changes)
-    options: dict[str, Any] = {}
-    if has_pooler(type(module)):
-        options["add_pooling_layer"] = any(name.startswith("pooler.") for name in state)
-    with torch.random.fork_rng(devices=[]):
-        other = type(module)(config, **options)
+    other = blank(module, changes, device="cpu")
     other = other.to(device=module.device, dtype=module.dtype)
     other.load_state_dict(dict(state), strict=True)
     other.tie_weights()
@@ -100,20 +96,15 @@ def keep_neurons(module: nn.Module, count: int, scores: Sequence[Float[Tensor, "
     present = len(scores[0])
     if not 1 <= count < present:
         raise ModelError(f"intermediate_size: {count} cannot be cut from {present}: use 1 to {present - 1}")
-    layout = layout_of(module)
-    start = f"{prefix_of(module)}{layout.blocks}."
-    rows, columns = (1, 0) if layout.transposed else (0, 1)
-    state = dict(module.state_dict())
-    for layer, score in enumerate(scores):
-        best = torch.topk(score, count).indices.sort().values
-        for path in layout.up:
-            name = f"{start}{layer}.{path}"
-            state[f"{name}.weight"] = state[f"{name}.weight"].index_select(rows, best)
-            if f"{name}.bias" in state:
-                state[f"{name}.bias"] = state[f"{name}.bias"].index_select(0, best)
-        name = f"{start}{layer}.{layout.down}.weight"
-        state[name] = state[name].index_select(columns, best)
-    return rebuild(module, {"intermediate_size": count}, state)
+    kept = [best(score, count) for score in scores]
+    return rebuild(module, {"intermediate_size": count}, cut_state(module, Kept(neurons=kept)))
+
+
+def best(scores: Float[Tensor, " U"], count: int) -> tuple[int, ...]:
+    """Places of the `count` highest scores, increasing; of equal ones the first. Raises ModelError: not a number."""
+    if bool(scores.isnan().any()):
+        raise ModelError("a score is not a number: look at the calibration rows, or at weights that are not finite")
+    return tuple(scores.argsort(descending=True, stable=True)[:count].sort().values.tolist())
 
 
 def cut_positions(module: nn.Module, count: int) -> nn.Module:

@@ -18,11 +18,13 @@ ROOT = Path(__file__).parents[2]
 # The first life never ends by itself; the next one goes on from where it was.
 COUNTS = """\
 import pathlib, sys, time
-place = pathlib.Path("count")
+# Written aside and renamed: killed in the middle of a write, it would leave an empty file.
+place, aside = pathlib.Path("count"), pathlib.Path("count.partial")
 done = int(place.read_text()) if place.exists() else 0
 print("goes on from", done, flush=True)
 for step in range(done, done + (1000 if done == 0 else 5)):
-    place.write_text(str(step + 1))
+    aside.write_text(str(step + 1))
+    aside.replace(place)
     print(step, flush=True)
     time.sleep(0.1)
 """

@@ -10,7 +10,7 @@ from potstill.core.record import RunRecord
 from potstill.data.prepare import Prepared
 from potstill.export.card import CardFacts
 from potstill.export.formats import FORMATS, place
-from potstill.export.rows import Rows
+from potstill.export.rows import NO_ROWS, Rows
 from potstill.students.pooled import MeanPooledClassifier
 from potstill.students.settings import ModelSettings
 
@@ -21,7 +21,8 @@ def publish(bench: Bench, record: RunRecord) -> list[Finding]:
     pooled = isinstance(loaded.module, MeanPooledClassifier)
     facts = card_facts(record, "sentence-transformers" if pooled else "transformers")
     settings = bench.recipe.export
-    rows = rows_for(prepared, settings.calibration_rows)
+    graphs = set(settings.formats) != {"huggingface"}
+    rows = rows_for(prepared, settings.calibration_rows) if graphs else NO_ROWS
     findings: list[Finding] = []
     for name in settings.formats:
         bench.stop.check()

@@ -75,8 +75,10 @@ def export_graph(
 
     def check(folder: Path) -> list[Finding]:
         answer = runtime.open(folder, 1)
-        compare = near_trained if graph.quantised else as_trained
-        return compare(graph.name, answer, trained, folder, task=task, settings=settings, rows=rows)
+        if graph.quantised:
+            least = settings.least_agreement
+            return near_trained(graph.name, answer, trained, folder, rows=rows, least_agreement=least)
+        return as_trained(graph.name, answer, trained, folder, task=task, tolerance=settings.runtime_tolerance)
 
     own = replace(facts, library=graph.runtime)
     return publish(target, write=write, check=check, card=lambda findings: model_card(own, findings))

@@ -18,26 +18,18 @@ from potstill.core.task import Task
 from potstill.export.graph import Answering, input_names
 from potstill.export.rows import Rows, tensors_of
 from potstill.export.runtimes import Answer
-from potstill.export.settings import ExportSettings
 from potstill.export.verify import FIXED_TEXTS, NEW_TOKENS, inputs_of, logit_findings, shares, template_finding
 from potstill.students.load import LoadedModel
 
 
 def as_trained(
-    name: str,
-    answer: Answer,
-    trained: LoadedModel,
-    folder: Path,
-    *,
-    task: Task,
-    settings: ExportSettings,
-    rows: Rows,
+    name: str, answer: Answer, trained: LoadedModel, folder: Path, *, task: Task, tolerance: float
 ) -> list[Finding]:
     """export.NAME.logit_difference, .top1_agreement, .chat_template, and of a causal language model .generated_text."""
     pairs = [(true, answer(inputs)) for inputs, true in _fixed(trained)]
     before, after = ([one[0].float() for one in side] for side in zip(*pairs, strict=True))
     findings = [
-        *logit_findings(before, after, settings.runtime_tolerance, name=f"export.{name}"),
+        *logit_findings(before, after, tolerance, name=f"export.{name}"),
         _template(name, trained, folder),
     ]
     if task == "causal-lm":
@@ -47,14 +39,7 @@ def as_trained(
 
 
 def near_trained(
-    name: str,
-    answer: Answer,
-    trained: LoadedModel,
-    folder: Path,
-    *,
-    task: Task,
-    settings: ExportSettings,
-    rows: Rows,
+    name: str, answer: Answer, trained: LoadedModel, folder: Path, *, rows: Rows, least_agreement: float
 ) -> list[Finding]:
     """export.NAME.top1_agreement over held-out rows (without any, over the fixed texts), with the share of positions
     and the mean largest difference of a logit as evidence; export.NAME.chat_template."""
@@ -74,8 +59,8 @@ def near_trained(
     agreement = Finding(
         f"export.{name}.top1_agreement",
         share,
-        bound=settings.least_agreement,
-        verdict="pass" if share >= settings.least_agreement else "stop",
+        bound=least_agreement,
+        verdict="pass" if share >= least_agreement else "stop",
         evidence=evidence,
     )
     return [agreement, _template(name, trained, folder)]

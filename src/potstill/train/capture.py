@@ -56,10 +56,7 @@ def stored(folder: Path, name: str, like: Callable[[str], Tensor | None]) -> dic
     path = folder / f"{name}.safetensors"
     if not path.is_file():
         raise CheckpointError(f"{folder} holds no {path.name}: it was made without these parameters; start a new run")
-    found = load_file(path)
-    return {
-        name: tensor if (other := like(name)) is None else spread_like(tensor, other) for name, tensor in found.items()
-    }
+    return {own: spread_like(tensor, like(own)) for own, tensor in load_file(path).items()}
 
 
 def load_weights(folder: Path, module: nn.Module, name: str = WEIGHTS) -> None:

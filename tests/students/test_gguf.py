@@ -32,9 +32,10 @@ def test_the_reader_must_be_installed(tmp_path, monkeypatch):
     monkeypatch.setenv("POTSTILL_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "model.gguf"
     path.write_bytes(b"GGUF" + bytes(20))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r'pip install "potstill\[gguf\]"'):
-        converted(path)
+    for package in ("gguf", "accelerate"):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, absent=package: None if name == absent else True)
+        with pytest.raises(ModelError, match=rf'needs the package {package}: run `pip install "potstill\[gguf\]"'):
+            converted(path)
 
 
 def test_a_damaged_file_leaves_nothing_behind(tmp_path, monkeypatch):

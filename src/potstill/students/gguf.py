@@ -40,8 +40,9 @@ def converted(path: Path) -> Path:
     target = cache_folder() / "gguf" / digest
     if (target / "config.json").is_file():
         return target
-    if importlib.util.find_spec("gguf") is None:
-        raise ModelError(f'{path}: reading GGUF needs the package gguf: run `pip install "potstill[gguf]"`')
+    for package in ("gguf", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise ModelError(f'{path}: reading GGUF needs the package {package}: run `pip install "potstill[gguf]"`')
     with writing(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{digest[:8]}-", dir=target.parent))

@@ -15,12 +15,14 @@ from potstill.core.example import Example
 from potstill.data.quarantine import Quarantine
 from potstill.data.sources import read_source
 from potstill.recipe_writing import WritingJob
+from potstill.students.load import load_model
 from potstill.teachers.answers import EndpointAnswers
 from potstill.teachers.client import Client
 from potstill.teachers.key import read_key
 from potstill.teachers.manuscript import Manuscript, record_file, working_folder, write_record
+from potstill.teachers.own_answers import OwnAnswers
 from potstill.teachers.speaker import OneModel, model_to_ask
-from potstill.teachers.writer import Writer, WriterLimits, Written
+from potstill.teachers.writer import Ask, Writer, WriterLimits, Written, cost, turns_of
 from potstill.train.lock import RunLock
 from potstill.train.stop import StopFlag
 
@@ -40,18 +42,22 @@ def write(job: WritingJob, output: str | Path | None = None) -> dict[str, Any]:
     identity = identity_of(job, prompts)
     if (finished := _finished(place, identity)) is not None:
         return finished
-    key = read_key(job.endpoint)
+    key = None if job.endpoint is None else read_key(job.endpoint)
     with StopFlag() as stop, RunLock(working_folder(place)):
         manuscript = Manuscript(place, identity)
         try:
-            client = Client(job.endpoint, key)
-            written = asyncio.run(_written(job, prompts, manuscript, client, stop))
+            if job.endpoint is not None:
+                by = _by_endpoint(job, Client(job.endpoint, key), prompts, manuscript, stop)
+            else:
+                by = _by_model(job, prompts, manuscript, stop)
+            written, bad_replies = asyncio.run(by)
             if not manuscript.kept:
                 raise RunError(
                     f"all {written.answers:,} answers were rejected ({told(written.rejected)}), so there is nothing to "
                     f"publish; they lie in {manuscript.folder}: look at the prompts and at sampling"
                 )
-            record = record_of(job, identity, prompts, written, manuscript, client)
+            record = record_of(job, identity, prompts, written, manuscript)
+            record["bad_replies"] = bad_replies
             record["prompts_refused"] = dict(quarantine.counts)
             manuscript.publish()
             write_record(place, record)
@@ -67,6 +73,13 @@ def prompts_of(job: WritingJob, quarantine: Quarantine) -> list[Example]:
     placed = read_source(job.prompts, task="causal-lm", labels=None, quarantine=quarantine)
     if not placed:
         raise InputError(f"{job.prompts.dataset_name}: no prompt is left ({quarantine.summary()}); check the source")
+    shown = {shot.prompt.strip() for shot in job.sampling.shots}
+    for one in placed:
+        if (asked := turns_of(one.example)[-1].content.strip()) in shown:
+            raise InputError(
+                f"{one.file}:{one.line}: the prompt {asked[:60]!r} is one of sampling.shots, so the teacher would be "
+                "shown its answer: remove one of the two"
+            )
     return [one.example for one in placed]
 
 
@@ -74,14 +87,21 @@ def identity_of(job: WritingJob, prompts: Sequence[Example]) -> dict[str, Any]:
     """What the answers depend on. Where the teacher stands, how patiently it is asked and what may be spent are not in
     it: they may change between two sittings of one job."""
     digest = hashlib.sha256("\n".join(prompt.id for prompt in prompts).encode()).hexdigest()
+    sampling = job.sampling.model_dump(mode="json")
+    if not job.sampling.shots:
+        del sampling["shots"]
+    if job.endpoint is not None:
+        who = {"model": job.endpoint.model, "licence": job.endpoint.licence}
+    else:
+        assert job.model is not None, "a job has an endpoint or a model"
+        who = {"model": job.model.model_name_or_path, "revision": job.model.revision, "batch": job.batch}
     return {
         "version": job.version,
         "prompts": len(prompts),
         "prompts_sha256": digest,
-        "model": job.endpoint.model,
-        "licence": job.endpoint.licence,
+        **who,
         "seed": job.seed,
-        **{f"sampling.{name}": value for name, value in job.sampling.model_dump(mode="json").items()},
+        **{f"sampling.{name}": value for name, value in sampling.items()},
     }
 
 
@@ -101,20 +121,48 @@ def _finished(place: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None
     return found
 
 
-async def _written(
-    job: WritingJob, prompts: Sequence[Example], manuscript: Manuscript, client: Client, stop: StopFlag
-) -> Written:
+async def _by_endpoint(
+    job: WritingJob, client: Client, prompts: Sequence[Example], manuscript: Manuscript, stop: StopFlag
+) -> tuple[Written, dict[str, int]]:
+    """How it ended, and replies that were refused, by reason."""
     async with client:
         model = await model_to_ask(client)
-        limits = WriterLimits(job.endpoint.concurrency, job.budget, job.rejects_in_a_row)
         answers = EndpointAnswers(client, model, job.sampling, OneModel(manuscript.model))
-        licence = job.endpoint.licence or "unknown"
-        total = len(prompts) * job.sampling.samples
-        tell(f"{model} writes {total:,} answers to {len(prompts):,} prompts; {len(manuscript.written):,} are there")
-        writer = Writer(
-            answers.answer, job.sampling, limits, seed=job.seed, licence=licence, check=stop.check, say=tell
+        licence = client.settings.licence or "unknown"
+        written = await _writer(job, answers.answer, client.settings.concurrency, licence, stop).write(
+            prompts, announced(job, model, prompts, manuscript)
         )
-        return await writer.write(prompts, manuscript)
+    return written, dict(client.refused)
+
+
+async def _by_model(
+    job: WritingJob, prompts: Sequence[Example], manuscript: Manuscript, stop: StopFlag
+) -> tuple[Written, dict[str, int]]:
+    """As `_by_endpoint`; a model in this process gives no replies to refuse."""
+    assert job.model is not None, "a job has an endpoint or a model"
+    made = load_model(job.model, task="causal-lm", labels=None)
+    name = f"{made.record.display_name} {made.record.fingerprint}"
+    if manuscript.model not in ("", name):
+        raise FolderError(
+            f"{manuscript.folder} holds answers of {manuscript.model}, and {job.model.model_name_or_path} is now "
+            f"{name}: name another output"
+        )
+    context = int(made.module.config.get_text_config().max_position_embeddings)
+    answers = OwnAnswers(made, name, job.sampling, context, job.batch, stop.check)
+    writer = _writer(job, answers.answer, job.batch, made.record.licence, stop)
+    return await writer.write(prompts, announced(job, name, prompts, manuscript)), {}
+
+
+def _writer(job: WritingJob, ask: Ask, concurrency: int, licence: str, stop: StopFlag) -> Writer:
+    limits = WriterLimits(concurrency, job.budget, job.rejects_in_a_row, job.price)
+    return Writer(ask, job.sampling, limits, seed=job.seed, licence=licence, check=stop.check, say=tell)
+
+
+def announced(job: WritingJob, model: str, prompts: Sequence[Example], manuscript: Manuscript) -> Manuscript:
+    """The manuscript, once a person has been told who writes how much into it."""
+    total = len(prompts) * job.sampling.samples
+    tell(f"{model} writes {total:,} answers to {len(prompts):,} prompts; {len(manuscript.written):,} are there")
+    return manuscript
 
 
 def record_of(
@@ -123,7 +171,6 @@ def record_of(
     prompts: Sequence[Example],
     written: Written,
     manuscript: Manuscript,
-    client: Client,
 ) -> dict[str, Any]:
     """What happened, for the file beside the output and for `--json`."""
     return {
@@ -135,9 +182,9 @@ def record_of(
         "rejected": dict(written.rejected),
         "rejects": manuscript.rejects.name if written.rejected else None,
         "tokens": written.tokens,
+        "cost": None if job.price is None else cost(manuscript, job.price),
         "seconds": round(written.seconds, 3),
         "model": manuscript.model,
-        "bad_replies": dict(client.refused),
         "job": dict(identity),
     }
 

@@ -18,12 +18,15 @@ from potstill.core.shapes import MaskBL, TokensBL
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """entries: tokens with a higher id are never drawn, as no tokenizer knows them. ends: a row is over after any."""
+    """entries: tokens with a higher id are never drawn, as no tokenizer knows them. ends: a row is over after any.
+    temperature: 0 takes the likeliest token. top_p: draw from the fewest tokens that have this mass together
+    (Holtzman et al. 2020, arXiv:1904.09751); 1 draws from all."""
 
     temperature: float
     max_new_tokens: int
     entries: int
     ends: tuple[int, ...] = ()
+    top_p: float = 1.0
 
 
 def continued(
@@ -31,18 +34,19 @@ def continued(
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     *,
-    seed: int,
+    seed: int | Sequence[int],
     poll: Callable[[], None] = lambda: None,
 ) -> list[list[int]]:
     """What the model writes after each prompt: 1 to `max_new_tokens` tokens, the end token included.
 
-    Drawn from softmax(logits / temperature) without any further filter, dropout off, without gradient. The numbers
-    follow from the seed and the batch alone; the generators of the process are left as they are. poll: called before
-    each token; may raise. Raises NumbersError when the logits are not finite.
+    Drawn from softmax(logits / temperature), cut at top_p, dropout off, without gradient. The numbers follow from the
+    seed and the batch alone, or, with a seed for each row, from the row's own; the generators of the process are left
+    as they are. poll: called before each token; may raise. Raises NumbersError when the logits are not finite.
     """
     device = next(module.parameters()).device
     tokens_BL, attention_BL = left_padded(prompts)
-    draw = torch.Generator(device=device).manual_seed(seed)
+    seeds = [seed] if isinstance(seed, int) else seed
+    draw = [torch.Generator(device=device).manual_seed(one) for one in seeds]
     training = module.training
     module.eval()
     try:
@@ -76,7 +80,7 @@ def _sampled(
     tokens_BL: TokensBL,
     attention_BL: MaskBL,
     sampling: Sampling,
-    draw: torch.Generator,
+    draw: Sequence[torch.Generator],
     poll: Callable[[], None],
 ) -> Int[Tensor, "B N"]:
     takes = frozenset(inspect.signature(module.forward).parameters)
@@ -92,7 +96,7 @@ def _sampled(
         inputs = {name: value for name, value in inputs.items() if name in takes}
         said = module(input_ids=step_BL, attention_mask=attention_BL.long(), use_cache=True, **inputs)
         cache = said.past_key_values
-        token_B1 = _drawn(said.logits[:, -1, : sampling.entries].float(), sampling.temperature, draw)
+        token_B1 = _drawn(said.logits[:, -1, : sampling.entries].float(), sampling, draw)
         new.append(token_B1)
         over_B |= torch.isin(token_B1[:, 0], ends)
         step_BL, position_BL = token_B1, position_BL[:, -1:] + 1
@@ -100,14 +104,27 @@ def _sampled(
     return torch.cat(new, dim=1)
 
 
-def _drawn(logits_BV: Float[Tensor, "B V"], temperature: float, draw: torch.Generator) -> Int[Tensor, "B 1"]:
+def _drawn(logits_BV: Float[Tensor, "B V"], sampling: Sampling, draw: Sequence[torch.Generator]) -> Int[Tensor, "B 1"]:
     # NaN anywhere, an infinity, or no mass at all: each shows in the log-sum of its row.
     if not torch.isfinite(logits_BV.logsumexp(-1)).all():
         raise NumbersError(
             "the student's logits are not finite while it writes its own text: lower train.learning_rate, and go on "
             "from an earlier checkpoint"
         )
-    return torch.multinomial(torch.softmax(logits_BV / temperature, dim=-1), 1, generator=draw)
+    if sampling.temperature == 0:
+        return logits_BV.argmax(-1, keepdim=True)
+    shares_BV = torch.softmax(logits_BV / sampling.temperature, dim=-1)
+    if sampling.top_p < 1:
+        shares_BV = nucleus(shares_BV, sampling.top_p)
+    parts = shares_BV.split(len(shares_BV) // len(draw))
+    return torch.cat([torch.multinomial(part, 1, generator=one) for part, one in zip(parts, draw, strict=True)])
+
+
+def nucleus(shares_BV: Float[Tensor, "B V"], top_p: float) -> Float[Tensor, "B V"]:
+    """The shares of the likeliest tokens up to and with the one that reaches `top_p`; zero elsewhere."""
+    sorted_BV, order_BV = shares_BV.sort(dim=-1, descending=True, stable=True)
+    beyond_BV = sorted_BV.cumsum(-1) - sorted_BV >= top_p
+    return shares_BV.masked_fill(beyond_BV.gather(-1, order_BV.argsort(-1)), 0.0)
 
 
 def _ended(tokens: list[int], ends: Sequence[int]) -> list[int]:

@@ -30,6 +30,8 @@ AWAY = {408, 425, 429, 500, 502, 503, 504, 529}
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 CONNECT_SECONDS = 10.0
 EXCERPT = 200
+# The code of a refusal that a model in this process gives; a server has words of its own.
+CONTROL_TOKEN = "control_token"
 PROBE_ATTEMPTS = 3
 NEXT = "nothing that was saved is lost; run the same command again when it is back"
 

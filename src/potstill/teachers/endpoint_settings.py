@@ -60,13 +60,30 @@ class TopKSettings(EndpointSettings):
     spare: Annotated[int, Field(ge=0)] = 4
 
 
+class ShotSettings(Settings):
+    """A worked example that the teacher sees before each prompt: prompt, and the completion that is a model of its own
+    answers, reasoning first where reasoning is wanted."""
+
+    prompt: Annotated[str, Field(min_length=1)]
+    completion: Annotated[str, Field(min_length=1)]
+
+
+class PriceSettings(Settings):
+    """What tokens cost, in whatever currency its owner counts. prompt, completion: of a million tokens each."""
+
+    prompt: Annotated[float, Field(ge=0)]
+    completion: Annotated[float, Field(ge=0)]
+
+
 class SamplingSettings(Settings):
     """How the teacher writes.
 
     route: `chat` (`/chat/completions`, rendered by the teacher's own template) or `completion` (`/completions`, plain
     text). samples: answers per prompt, each with a seed of its own. max_tokens: the longest answer; stop: texts that
     end one. system: the system message (chat). template: what is asked, with the prompt in the place of `{prompt}`.
-    cut_answers: what becomes of an answer that ran into max_tokens.
+    shots: worked examples before each prompt, earlier turns of the conversation (chat), or texts with an empty line
+    after each (completion); the template is around theirs, too. cut_answers: what becomes of an answer that ran into
+    max_tokens.
     """
 
     route: Literal["chat", "completion"] = "chat"
@@ -77,6 +94,7 @@ class SamplingSettings(Settings):
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     system: str | None = None
     template: str = "{prompt}"
+    shots: tuple[ShotSettings, ...] = ()
     cut_answers: Literal["reject", "keep"] = "reject"
 
     @model_validator(mode="after")

@@ -28,8 +28,8 @@ class Manuscript:
     """The answers of one job, by prompt and sample.
 
     output: a file that ends in one of PUBLISHERS. job: what the answers depend on; a journal of another job is refused.
-    written: place of every answer and rejection -> where its line begins. tokens: spent on them, prompts included.
-    model: the id that the answers report, "" before the first.
+    written: place of every answer and rejection -> where its line begins. prompt_tokens, completion_tokens: spent on
+    them. model: the id that the answers report, "" before the first.
     rejected: how many were rejected, by reason.
     """
 
@@ -43,7 +43,7 @@ class Manuscript:
         self.job = json.loads(json.dumps(job))
         self.written: dict[Place, int] = {}
         self.rejected: dict[str, int] = {}
-        self.tokens, self.model = 0, ""
+        self.prompt_tokens, self.completion_tokens, self.model = 0, 0, ""
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._check_job()
@@ -87,7 +87,8 @@ class Manuscript:
         if place in self.written:
             raise ValueError(f"prompt {place[0]}, sample {place[1]} stands there twice")
         self.written[place] = at
-        self.tokens += int(row["prompt_tokens"] or 0) + int(row["completion_tokens"] or 0)
+        self.prompt_tokens += int(row["prompt_tokens"] or 0)
+        self.completion_tokens += int(row["completion_tokens"] or 0)
         self.model = self.model or row["model"]
         if row["rejected"]:
             self.rejected[row["rejected"]] = self.rejected.get(row["rejected"], 0) + 1
@@ -112,6 +113,11 @@ class Manuscript:
             for place in sorted(self.written):
                 file.seek(self.written[place])
                 yield json.loads(file.readline())
+
+    @property
+    def tokens(self) -> int:
+        """Spent on all answers, prompts included."""
+        return self.prompt_tokens + self.completion_tokens
 
     @property
     def kept(self) -> int:

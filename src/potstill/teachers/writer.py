@@ -13,14 +13,15 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 from potstill.core.errors import EndpointError
 from potstill.core.example import Example, Message
 from potstill.core.lineage import Lineage
 from potstill.teachers.answers import Answer, Question
-from potstill.teachers.client import Refusal
-from potstill.teachers.endpoint_settings import SamplingSettings
+from potstill.teachers.client import CONTROL_TOKEN, Refusal
+from potstill.teachers.endpoint_settings import PriceSettings, SamplingSettings
 from potstill.teachers.manuscript import Manuscript, Place
 from potstill.teachers.repetition import ends_in_a_loop
 
@@ -35,11 +36,12 @@ SEED_BITS = 31
 @dataclass(frozen=True, slots=True)
 class WriterLimits:
     """budget: tokens, prompts included, that are not to be exceeded. rejects_in_a_row: so many answers rejected one
-    after the other end the writing. concurrency: questions at a time."""
+    after the other end the writing. concurrency: questions at a time. price: what tokens cost, to tell of it."""
 
     concurrency: int
     budget: int | None = None
     rejects_in_a_row: int = 50
+    price: PriceSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class Writer:
                 self._check()
                 if time.monotonic() - spoke > SPEAK_SECONDS:
                     spoke = time.monotonic()
-                    self._say(progress(manuscript, before, total, spoke - started))
+                    self._say(progress(manuscript, before, total, spoke - started, self._limits.price))
         finally:
             for task in asked:
                 task.cancel()
@@ -197,13 +199,21 @@ class Writer:
         return Example(lineage=lineage, prompt=turns[-1].content, response=text)
 
 
-def progress(manuscript: Manuscript, before: int, total: int, seconds: float) -> str:
-    """How far and how long yet, from the pace of this session."""
+def progress(
+    manuscript: Manuscript, before: int, total: int, seconds: float, price: PriceSettings | None = None
+) -> str:
+    """How far and how long yet, from the pace of this session, and what it has cost."""
     done, rejected = len(manuscript.written), sum(manuscript.rejected.values())
     new = done - before
     left = f"{seconds / new * (total - done):,.0f} s left" if new else "no answer yet"
     pace = f"{60 * new / seconds:,.1f} answers a minute" if seconds > 0 else ""
-    return f"  {done:,} of {total:,} answers, {rejected:,} rejected, {manuscript.tokens:,} tokens, {pace}, {left}"
+    paid = "" if price is None else f" (cost {cost(manuscript, price):,.4g})"
+    return f"  {done:,} of {total:,} answers, {rejected:,} rejected, {manuscript.tokens:,} tokens{paid}, {pace}, {left}"
+
+
+def cost(manuscript: Manuscript, price: PriceSettings) -> float:
+    """What the tokens of a manuscript cost, by their own prices."""
+    return (manuscript.prompt_tokens * price.prompt + manuscript.completion_tokens * price.completion) / 1e6
 
 
 def seed_of(seed: int, index: int, sample: int) -> int:
@@ -229,10 +239,19 @@ def reference_of(prompt: Example) -> str | None:
 
 
 def asked_turns(turns: Sequence[Message], sampling: SamplingSettings) -> tuple[Message, ...]:
-    """The turns with the template around the last one, and the system message before them."""
-    last = Message(turns[-1].role, sampling.template.replace("{prompt}", turns[-1].content))
+    """The turns with the template around the last one, and before them the system message and the worked examples."""
+
+    def framed(prompt: str) -> str:
+        return sampling.template.replace("{prompt}", prompt)
+
+    asked = framed(turns[-1].content)
+    if sampling.route == "completion":
+        # A template ends where the answer begins ("Answer:"), so an example's answer follows after a space.
+        shots = "".join(f"{framed(shot.prompt)} {shot.completion}\n\n" for shot in sampling.shots)
+        return (*turns[:-1], Message(turns[-1].role, shots + asked))
     system = () if sampling.system is None else (Message("system", sampling.system),)
-    return (*system, *turns[:-1], last)
+    shown = ((Message("user", framed(shot.prompt)), Message("assistant", shot.completion)) for shot in sampling.shots)
+    return (*system, *chain.from_iterable(shown), *turns[:-1], Message(turns[-1].role, asked))
 
 
 def ground_of(refusal: Refusal) -> str:
@@ -245,6 +264,8 @@ def ground_of(refusal: Refusal) -> str:
         return "prompt longer than the context"
     if "content" in said and any(word in said for word in ("filter", "policy")):
         return "refused by the endpoint's content policy"
+    if refusal.code == CONTROL_TOKEN:
+        return "control token in the prompt"
     raise EndpointError(
         f"the endpoint refuses a question ({refusal}): look at the sampling and at model; answers that were kept stand"
     ) from None

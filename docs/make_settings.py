@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from potstill.config import Recipe
+from potstill.recipe_curating import Curation
 from potstill.recipe_writing import WritingJob
 
 PAGE = Path(__file__).parent / "settings.md"
@@ -33,13 +34,14 @@ On the command line a setting is `key.sub=value`, and entries of lists are count
 
 Names follow the `transformers` Trainer and the `datasets` library where those have one.
 
-The last groups are those of a [writing job](black-boxes.md), the file that `potstill write` reads.
+The last groups are those of a [writing job](black-boxes.md), the file that `potstill write` reads, and of a
+[curation](curation.md), which `potstill curate` reads.
 """
 
 
 def page() -> str:
     """The whole page."""
-    roots = {root.__name__: root.model_json_schema() for root in (Recipe, WritingJob)}
+    roots = {root.__name__: root.model_json_schema() for root in (Recipe, WritingJob, Curation)}
     groups = {**roots, **{name: group for schema in roots.values() for name, group in schema["$defs"].items()}}
     settings = {setting for group in groups.values() for setting in group["properties"]}
     explained = {name: explanations(group["description"], settings) for name, group in groups.items()}

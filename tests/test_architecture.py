@@ -40,6 +40,8 @@ FLOORS = {
     "assemble": 5,
     "bench": 4.5,
     "scribe": 5.5,
+    "curating": 5.5,
+    "perplexity": 4.7,
     "beside": 5.4,
     "vocabularies": 4.8,
     "replay": 4.7,
@@ -79,6 +81,7 @@ TORCH_FREE = [
         "teachers.endpoint_settings",
     ),
     *("data.order_settings", "data.augment.settings", "data.curriculum.graph", "data.difficulty.schedule"),
+    *("data.verify.settings", "data.curate.settings", "recipe_curating"),
     *("teachers.forms", "teachers.framing", "students.shape", "traffic", "estimate", "sizes"),
     *("recipes.catalogue", "redaction", "environment", "cli.main", "cli.summary"),
 ]

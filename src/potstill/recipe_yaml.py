@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from potstill.config import Recipe
 from potstill.core.errors import Fault, RecipeError
 from potstill.core.settings import Settings
+from potstill.recipe_curating import Curation
 from potstill.recipe_faults import Complaint, complaints
 from potstill.recipe_overrides import apply_overrides
 from potstill.recipe_text import Document, Path, read_file, read_text, write_yaml
@@ -39,6 +40,11 @@ def load_recipe(path: str | File, overrides: Sequence[str] = ()) -> Recipe:
 def load_writing_job(path: str | File, overrides: Sequence[str] = ()) -> WritingJob:
     """Load and check a writing job as `load_recipe` does a recipe."""
     return _checked(read_file(path), str(path), overrides, WritingJob)
+
+
+def load_curation(path: str | File, overrides: Sequence[str] = ()) -> Curation:
+    """Load and check a curation as `load_recipe` does a recipe."""
+    return _checked(read_file(path), str(path), overrides, Curation)
 
 
 def parse_recipe(text: str, overrides: Sequence[str] = (), where: str = "recipe") -> Recipe:

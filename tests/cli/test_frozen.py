@@ -20,6 +20,7 @@ FROZEN = {
     "export": ["RUN", "--format", "--trust-remote-code", "--json"],
     "report": ["RUN", "--json"],
     "write": ["FILE", "KEY.SUB=VALUE", "--output", "--json"],
+    "curate": ["FILE", "KEY.SUB=VALUE", "--output", "--allow-unisolated-code", "--json"],
     "serve": [
         *("MODEL", "--task", "--name", "--host", "--port", "--socket", "--stream-port", "--key-file", "--key-env"),
         *("--tls-cert", "--tls-key", "--calibrate", "--bf16", "--limit", "--trust-remote-code", "--json"),

@@ -17,6 +17,7 @@ import typer
 from potstill.cli.cluster import cluster
 from potstill.cli.compare import compare
 from potstill.cli.cp import cp
+from potstill.cli.curate import curate
 from potstill.cli.doctor import doctor
 from potstill.cli.evaluate import evaluate
 from potstill.cli.export import export
@@ -46,6 +47,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "export": export,
     "report": report,
     "write": write,
+    "curate": curate,
     "serve": serve,
     "cluster": cluster,
     "compare": compare,

@@ -106,7 +106,8 @@ class ColumnReader:
         return {"response": _text_of(row, columns.text)}
 
     def _completion(self, row: Row, columns: ColumnSettings) -> dict[str, Any]:
-        return {"prompt": _text_of(row, columns.prompt), "response": _text_of(row, columns.completion)}
+        response = _text_of(row, columns.completion)
+        return {"prompt": _text_of(row, columns.prompt), "response": response, "spans": _spans_of(row, response)}
 
     def _messages(self, row: Row, columns: ColumnSettings) -> dict[str, Any]:
         turns = _value_of(row, columns.messages)
@@ -173,6 +174,26 @@ def _text_of(row: Row, name: str) -> str:
     if "\0" in value:
         raise BadRow("NUL byte", f"in `{name}`")
     return value
+
+
+def _spans_of(row: Row, response: str) -> dict[str, tuple[int, int]]:
+    """The spans that a row states of its completion in a column `spans`: {name: [begin, end]} in characters; null
+    where a row has none of a name. Any other column of that name is one like others."""
+    stated = row.values.get("spans")
+    if not isinstance(stated, dict) or not all(value is None or isinstance(value, list) for value in stated.values()):
+        return {}
+    found = {}
+    for name, value in stated.items():
+        if value is None:
+            continue
+        if len(value) != 2 or not all(type(place) is int for place in value):
+            raise BadRow("span that is none", f"`{name}` is {value}, not [begin, end]")
+        if not 0 <= value[0] <= value[1] <= len(response):
+            raise BadRow(
+                "span outside the text", f"`{name}` is {value} and the completion has {len(response)} characters"
+            )
+        found[str(name)] = (value[0], value[1])
+    return found
 
 
 def _message(turn: object, number: int) -> Message:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,21 +81,30 @@ def _named(values: dict[str, Any], classes: Mapping[str, tuple[str, ...]]) -> di
 
 
 def read_parquet(path: Path, source: SourceSettings, lineage: Lineage, quarantine: Quarantine) -> Iterator[Row]:
-    """Rows of a Parquet file; page checksums are verified where the writer left any.
+    """Rows of a Parquet file, with the columns that a source asks for; page checksums are verified where the writer
+    left any.
 
     Raises:
         DataError: the file is missing, damaged, or not Parquet.
     """
+    return parquet_rows(path, {*source.columns.model_dump(exclude={"slices"}).values(), *source.columns.slices},
+                        source, lineage, quarantine)  # fmt: skip
+
+
+def parquet_rows(
+    path: Path, wanted: Collection[str | None] | None, source: SourceSettings, lineage: Lineage, quarantine: Quarantine
+) -> Iterator[Row]:
+    """As `read_parquet`. wanted: columns to read beside those that rows state of themselves; None reads all."""
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
     except DAMAGE as error:
         raise damaged(str(path), error) from error
     with file:
         names = file.schema_arrow.names
-        wanted = {*source.columns.model_dump(exclude={"slices"}).values(), *source.columns.slices, "lineage"}
         known = source.columns.text in names or source.columns.completion in names or source.columns.messages in names
         # Without the main column everything is read, so that the message can say which columns there are.
-        columns = [name for name in names if name in wanted] if known else None
+        stated = {*(wanted or ()), "lineage", "spans"}
+        columns = [name for name in names if name in stated] if known and wanted is not None else None
         batches = file.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns)
         yield from table_rows((pa.Table.from_batches([batch]) for batch in batches), str(path), lineage, quarantine, {})
 

@@ -41,20 +41,21 @@ COLUMNS: Mapping[str, pa.DataType] = {
 }
 
 
-def write_jsonl(path: Path, rows: Rows) -> None:
+def write_jsonl(path: Path, rows: Rows, columns: Mapping[str, pa.DataType] = COLUMNS) -> None:
     """One object a line; of rejected rows the reason too."""
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
-            told = {name: row[name] for name in COLUMNS} | ({"rejected": row["rejected"]} if row["rejected"] else {})
+            reason = row.get("rejected")
+            told = {name: row[name] for name in columns} | ({"rejected": reason} if reason else {})
             file.write(json.dumps(told, ensure_ascii=False) + "\n")
 
 
-def write_parquet(path: Path, rows: Rows) -> None:
+def write_parquet(path: Path, rows: Rows, columns: Mapping[str, pa.DataType] = COLUMNS) -> None:
     """Row groups of ROWS_AT_ONCE, each page with a checksum, so that damage is found when it is read."""
-    schema = pa.schema(list(COLUMNS.items()))
+    schema = pa.schema(list(columns.items()))
     with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as file:
         for some in _groups(rows):
-            file.write_table(pa.Table.from_pylist([{name: row[name] for name in COLUMNS} for row in some], schema))
+            file.write_table(pa.Table.from_pylist([{name: row[name] for name in columns} for row in some], schema))
 
 
 def _groups(rows: Rows) -> Iterator[list[Mapping[str, Any]]]:
@@ -63,4 +64,4 @@ def _groups(rows: Rows) -> Iterator[list[Mapping[str, Any]]]:
         yield some
 
 
-PUBLISHERS: Mapping[str, Callable[[Path, Rows], None]] = {".jsonl": write_jsonl, ".parquet": write_parquet}
+PUBLISHERS: Mapping[str, Callable[..., None]] = {".jsonl": write_jsonl, ".parquet": write_parquet}

@@ -86,7 +86,9 @@ def test_every_reference_of_gsm8k_is_understood_and_right_by_itself():
         for row in list(packaged_rows("gsm8k-test", "test", None))[:400]:
             reference = row.values["completion"]
             assert judge(Asked("", reference, reference)).outcome == "right", reference
-            assert judge(Asked("", reference.replace("#### ", "#### 1"), reference)).outcome == "wrong", reference
+            assert judge(Asked("", reference.partition("####")[0] + "#### 98765.5", reference)).outcome == "wrong", (
+                reference
+            )
 
 
 @pytest.mark.parametrize(
@@ -125,3 +127,13 @@ def test_multiple_choice(completion, reference, outcome):
 )
 def test_texts(completion, reference, outcome):
     assert verdict("text", completion, reference).outcome == outcome
+
+
+def test_the_last_number_of_an_answer_that_was_cut_off_is_where_it_broke_off():
+    """Seen on real text: "... to feed 20 chickens is calculated by multiplying the number of", and 20 was right."""
+    with judging(VerifySettings(kind="number")) as judge:
+        assert (
+            judge(Asked("", "To feed 20 chickens we multiply the number of", "20", cut=True)).outcome
+            == "no answer found"
+        )
+        assert judge(Asked("", "The answer is 20. To feed", "20", cut=True)).outcome == "right"

@@ -19,7 +19,7 @@ _AROUND = "*`_ \t\"'“”"
 
 @dataclass(frozen=True, slots=True)
 class Final:
-    """A final answer. text: it alone. start: where its mark begins in the whole text; what is before it is reasoning."""
+    """A final answer. text: it alone. start: where its mark begins in the whole text; reasoning stands before it."""
 
     text: str
     start: int

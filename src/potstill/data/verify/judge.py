@@ -26,12 +26,14 @@ _SENTENCE = re.compile(r"(?<=[.;!?])\s+(?=[A-Z])")
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is judged. reference: the right answer, None where the row has none. tests: of code."""
+    """What is judged. reference: the right answer, None where the row has none. tests: of code. cut: the completion
+    ran into its limit, so that its last number or line is where it broke off, and no answer unless it is marked."""
 
     prompt: str
     completion: str
     reference: str | None = None
     tests: str | None = None
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +68,16 @@ def judging(settings: VerifySettings, *, allow_unisolated_code: bool = False) ->
     yield partial(_code, settings, isolated) if settings.kind == "code" else partial(JUDGES[settings.kind], settings)
 
 
-def final_of(settings: VerifySettings, completion: str) -> Final | None:
-    """The marked answer, or the last line where `find` is `last` and there is no mark; its start is then unmarked."""
-    if (found := marked_answer(completion)) is not None or settings.find == "marked":
+def final_of(settings: VerifySettings, asked: Asked) -> Final | None:
+    """The marked answer, or the last line where that may count and there is no mark; its start is then -1."""
+    if (found := marked_answer(asked.completion)) is not None or not _last_counts(settings, asked):
         return found
-    lines = [line.strip() for line in completion.strip().splitlines() if line.strip()]
+    lines = [line.strip() for line in asked.completion.strip().splitlines() if line.strip()]
     return Final(lines[-1], -1) if lines else None
+
+
+def _last_counts(settings: VerifySettings, asked: Asked) -> bool:
+    return settings.find == "last" and not asked.cut
 
 
 def _number(settings: VerifySettings, asked: Asked) -> Verdict:
@@ -83,7 +89,7 @@ def _number(settings: VerifySettings, asked: Asked) -> Verdict:
         found, start = _one_number(final.text), final.start
         text = final.text
     else:
-        last = numerals(asked.completion)[-1:] if settings.find == "last" else []
+        last = numerals(asked.completion)[-1:] if _last_counts(settings, asked) else []
         found, start = (last[0], None) if last else (None, None)
         text = "" if found is None else str(found.value)
     if found is None:
@@ -107,7 +113,7 @@ def _choice(settings: VerifySettings, asked: Asked) -> Verdict:
         letter = letter_of(final.text, options)
     else:
         letter = letter_of(asked.completion, options)
-        if letter is None and settings.find == "last":
+        if letter is None and _last_counts(settings, asked):
             letter = last_letter(asked.completion, options)
     if letter is None:
         return Verdict("no answer found", final.text if final else "", final.start if final else None)
@@ -117,7 +123,7 @@ def _choice(settings: VerifySettings, asked: Asked) -> Verdict:
 def _text(settings: VerifySettings, asked: Asked) -> Verdict:
     if asked.reference is None:
         return Verdict("no reference")
-    final = final_of(settings, asked.completion)
+    final = final_of(settings, asked)
     if final is None:
         return Verdict("no answer found")
     same = _folded(final.text) == _folded(_reference(asked.reference))
@@ -131,7 +137,7 @@ def _folded(text: str) -> str:
 def _maths(settings: VerifySettings, checker: MathsChecker, asked: Asked) -> Verdict:
     if asked.reference is None:
         return Verdict("no reference")
-    final = final_of(settings, asked.completion)
+    final = final_of(settings, asked)
     if final is None:
         return Verdict("no answer found")
     start = None if final.start < 0 else final.start

@@ -12,10 +12,11 @@ class VerifySettings(Settings):
 
     kind: `number`, `choice` (letters of multiple choice), `maths` (expressions, by math-verify in a child process),
     `code` (a Python program, by its tests in a sandbox) or `text` (the same words). find: where a final answer is
-    looked for: after a mark only (`####`, `\\boxed{}`, "the answer is"), or, without one, the last there is.
-    reference: the column with the right answer; tests: of code, the column with the tests, Python that raises where
-    the program is wrong. tolerance: relative difference of numbers that are still equal. time_limit: seconds for one
-    check; memory_limit: MiB of its process. keep: `right` answers, or `all` with their verdict.
+    looked for: after a mark only (`####`, `\\boxed{}`, "the answer is"), or, without one, the last there is; in a
+    completion that was cut off, after a mark only. reference: the column with the right answer; tests: of code, the
+    column with the tests, Python that raises where the program is wrong. tolerance: relative difference of numbers that
+    are still equal. time_limit: seconds for one check; memory_limit: MiB of its process. keep: `right` answers, or
+    `all` with their verdict.
     """
 
     kind: Literal["number", "choice", "maths", "code", "text"]

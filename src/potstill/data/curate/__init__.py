@@ -1,0 +1,1 @@
+"""Which rows are worth learning from: rules, language, duplicates, contamination, balance, mixture; drops counted."""

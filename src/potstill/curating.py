@@ -247,8 +247,8 @@ def _published(work: Curating, entries: Sequence[Entry], place: Path, identity: 
             reasons += one.dropped
         told = ", ".join(f"{reason}: {number:,}" for reason, number in reasons.most_common()) or "the sources are empty"
         raise RunError(
-            f"no row is left ({told}), so nothing is published; each is in {dropped} with its stage: look at some, then "
-            "at the stage that took the most"
+            f"no row is left ({told}), so nothing is published; each is in {dropped} with its stage: look at some, "
+            "then at the stage that took the most"
         )
     slices = {name: pa.string() for source in work.job.sources for name in source.columns.slices}
     aside = folder / f"published{place.suffix}"

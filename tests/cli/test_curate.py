@@ -1,6 +1,7 @@
-"""`potstill curate` as a person runs it: what is planted is caught, what is dropped is told, and nothing goes missing."""
+"""`potstill curate` as a person runs it: what is planted is caught, what is dropped is told, nothing goes missing."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -29,7 +30,8 @@ def answered(number, completion, reference, prompt=None, sample=0, **more):
 
 
 def good(number, sample=0, words=""):
-    text = f"Each of the {number} hens of farmer {number} lays two eggs{words}, so it is {number} * 2. The answer is {2 * number}."
+    thought = f"Each of the {number} hens of farmer {number} lays two eggs{words}, so it is {number} * 2."
+    text = f"{thought} The answer is {2 * number}."
     return answered(number, text, f"#### {2 * number}", sample=sample)
 
 
@@ -105,7 +107,7 @@ def test_what_is_planted_is_caught_and_nothing_else(capsys):
     dropped = lines("out.dropped.jsonl")
     assert sorted(row["reason"] for row in dropped) == sorted(reason for _, reason in rows if reason is not None)
     assert record["kept"] + len(dropped) == record["read"] == len(rows)
-    for one, following in zip(record["stages"], record["stages"][1:]):
+    for one, following in pairwise(record["stages"]):
         assert one["in"] == one["out"] + sum(one["dropped"].values())
         assert one["out"] == following["in"]
     assert record["verify"]["outcomes"]["wrong"] == 1

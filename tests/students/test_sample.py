@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from potstill.core.errors import NumbersError
-from potstill.students.sample import Sampling, continued, left_padded
+from potstill.students.sample import Sampling, continued, left_padded, nucleus
 from tests.students import tiny
 
 PROMPTS = [[5, 9, 12], [7], [30, 31, 32, 33, 34, 35], [8, 8]]
@@ -98,3 +98,18 @@ def test_a_broken_student_is_told_so():
     with pytest.raises(NumbersError, match="not finite while it writes"):
         continued(module, PROMPTS, Sampling(1.0, 4, 60), seed=0)
     assert not module.training
+
+
+def test_the_nucleus_is_the_fewest_tokens_with_the_mass():
+    shares = torch.tensor([[0.1, 0.5, 0.15, 0.25], [0.97, 0.01, 0.01, 0.01]])
+    assert nucleus(shares, 0.7).tolist() == torch.tensor([[0, 0.5, 0, 0.25], [0.97, 0, 0, 0]]).tolist()
+    assert torch.equal(nucleus(shares, 0.9999), shares)
+    assert (nucleus(shares, 1e-6) > 0).sum(-1).tolist() == [1, 1]
+
+
+def test_a_seed_for_each_row_makes_its_tokens_its_own():
+    module = model()
+    together = continued(module, PROMPTS, Sampling(1.0, 6, 60, top_p=0.9), seed=[5, 6, 7, 8])
+    swapped = continued(module, PROMPTS[::-1], Sampling(1.0, 6, 60, top_p=0.9), seed=[8, 7, 6, 5])
+    assert together == swapped[::-1]
+    assert continued(module, PROMPTS[:1], Sampling(1.0, 6, 60, top_p=0.9), seed=[5]) == together[:1]

@@ -217,7 +217,7 @@ def call_schema(tools: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def compliance(readings: Sequence[Reading]) -> dict[str, Estimate]:
-    """The rates with Wilson's 95 % intervals: `parsed`, `extracted`, `valid`, `exact` (of those held against something),
+    """Rates with Wilson's 95 % intervals: `parsed`, `extracted`, `valid`, `exact` (of those held against something),
     and `valid_but_wrong` among these. Raises ValueError without a reading."""
     if not readings:
         raise ValueError("no reading, no rate")

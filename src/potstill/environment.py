@@ -24,6 +24,9 @@ NEEDED = ("torch", "transformers", "safetensors", "datasets")
 EXTRAS = (
     ("gguf", "gguf", "reads .gguf model files, the packaged SmolLM2 among them"),
     ("scikit-learn", "demo", "the linear probe and the TF-IDF control of classifiers"),
+    ("math-verify", "verify", "compares expressions where answers are verified"),
+    ("py3langid", "curate", "tells the language of rows that are curated"),
+    ("jsonschema", "structured", "checks JSON against a schema"),
     ("ray", "cluster", "finds machines for teachers and students"),
 )
 # What a recipe calls it, the distribution that carries it, and how to get it; none is installed with its dependencies.

@@ -100,7 +100,7 @@ def _repeated_ngrams(text: str, words: list[str], rules: RulesSettings) -> bool:
     if rules.max_repeated_ngrams is None or len(words) < WORDS_FOR_REPETITION:
         return False
     characters = sum(map(len, words))
-    for n, bound in zip((2, 3, 4), rules.max_repeated_ngrams, strict=True):
+    for n, bound in enumerate(rules.max_repeated_ngrams, start=2):
         counts = Counter(ngrams(words, n))
         most = max((count * sum(map(len, gram)) for gram, count in counts.items() if count > 1), default=0)
         if most / characters > bound:

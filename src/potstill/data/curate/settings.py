@@ -34,7 +34,7 @@ class RulesSettings(Settings):
     min_alphabetic: Share | None = None
     min_stop_words: Annotated[int, Field(ge=1, le=8)] | None = None
     max_repeated_lines: Share | None = 0.3
-    max_repeated_ngrams: tuple[Share, Share, Share] | None = (0.2, 0.18, 0.16)
+    max_repeated_ngrams: tuple[Share, ...] | None = (0.2, 0.18, 0.16)
     min_sentences: Count | None = None
     forbidden: tuple[Annotated[str, Field(min_length=1)], ...] = ("lorem ipsum",)
 

@@ -46,7 +46,10 @@ def page() -> str:
     settings = {setting for group in groups.values() for setting in group["properties"]}
     explained = {name: explanations(group["description"], settings) for name, group in groups.items()}
     # A student is a model to load and more; what they share is explained once, on the model.
-    inherited = {"StudentSettings": explained["ModelSettings"][1], "TopKSettings": explained["EndpointSettings"][1]}
+    inherited = {
+        **dict.fromkeys(("StudentSettings", "QualitySettings"), explained["ModelSettings"][1]),
+        "TopKSettings": explained["EndpointSettings"][1],
+    }
     sections = []
     places_of: dict[str, list[str]] = {}
     for root in roots:

@@ -197,8 +197,12 @@ class Curating:
             self.lineages[json.dumps(row["lineage"], sort_keys=True)] += 1
             yield row
 
+    def flush(self) -> None:
+        """Hand all dropped rows to the system."""
+        self._dropped.flush()
+
     def close(self) -> None:
-        """Let go of the files; whatever was written is in them."""
+        """Let go of the files."""
         self._spool.close()
         self._dropped.close()
 
@@ -217,19 +221,18 @@ def curate(job: Curation, output: str | Path | None = None, *, allow_unisolated_
     if (finished := _finished(place, identity)) is not None:
         return finished
     folder = working_folder(place)
-    with StopFlag() as stop, RunLock(folder):
-        with writing(folder):
-            shutil.rmtree(folder / "rows", ignore_errors=True)
-            (folder / "rows").mkdir(parents=True)
-        work = Curating(job, folder / "rows", stop.check)
+    with StopFlag() as stop, RunLock(folder), writing(folder):
+        rows = folder / "rows"
+        shutil.rmtree(rows, ignore_errors=True)
+        rows.mkdir(parents=True)
+        work = Curating(job, rows, stop.check)
         try:
-            with writing(folder):
-                entries = work.run(allow_unisolated_code=allow_unisolated_code)
-                work._dropped.flush()
-                record = _published(work, entries, place, identity)
+            entries = work.run(allow_unisolated_code=allow_unisolated_code)
+            record = _published(work, entries, place, identity)
         finally:
             work.close()
-    shutil.rmtree(folder, ignore_errors=True)
+            # A curation begins anew each time, so nothing in it is worth keeping.
+            shutil.rmtree(folder, ignore_errors=True)
     return record
 
 
@@ -238,6 +241,7 @@ def _published(work: Curating, entries: Sequence[Entry], place: Path, identity: 
     folder = working_folder(place) / "rows"
     dropped = place.with_name(f"{place.stem}.dropped.jsonl")
     place.parent.mkdir(parents=True, exist_ok=True)
+    work.flush()
     if os.path.getsize(folder / "dropped.jsonl"):
         settle(folder / "dropped.jsonl", dropped)
     counts = [dict(one.told()) for one in work.counts.values()]

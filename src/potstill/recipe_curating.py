@@ -36,12 +36,11 @@ class QualitySettings(ModelSettings):
 
 
 class Curation(Settings):
-    """Rows to fewer and better rows.
+    """Rows to fewer and better rows, in stages, in the order in which they stand here; null leaves one out.
 
     sources: rows `completion`, `messages` or `text`, such as `potstill write` publishes. output: a `.jsonl` or
-    `.parquet` file below the working directory. The stages come in this order, and null leaves one out: rules,
-    language, verify, duplicates, decontaminate, quality, balance, mixture. on_bad_row: what becomes of rows that cannot
-    be read.
+    `.parquet` file below the working directory. seed: decides which rows of a part are drawn for a mixture. on_bad_row:
+    what becomes of rows that cannot be read.
     """
 
     version: Literal[1] = 1
@@ -75,6 +74,9 @@ class Curation(Settings):
         if self.balance is not None and self.balance.by == "likelihood" and self.quality is None:
             reason = "likelihood needs quality, which names the model that says how likely an answer is"
             found.append(Contradiction(("balance", "by"), reason))
+        if self.quality is not None and self.quality.pooling is not None:
+            reason = "is of a classifier, and quality reads text: remove it"
+            found.append(Contradiction(("quality", "pooling"), reason))
         if self.mixture is not None and self.mixture.weights and self.mixture.temperature != 1:
             reason = "and weights both say what shares there are: keep one of them"
             found.append(Contradiction(("mixture", "temperature"), reason))

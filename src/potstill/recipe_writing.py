@@ -45,6 +45,8 @@ class WritingJob(Settings):
         found = [*places.place_rules(self.output, name="output", option="--output")]
         if (self.endpoint is None) == (self.model is None):
             found.append(Contradiction(("endpoint",), "either endpoint or model writes: set one of them"))
+        if self.model is not None and self.model.pooling is not None:
+            found.append(Contradiction(("model", "pooling"), "is of a classifier, and this model writes: remove it"))
         if self.endpoint is not None and "batch" in self.model_fields_set:
             reason = "is of a model that is loaded here; an endpoint is asked endpoint.concurrency questions at a time"
             found.append(Contradiction(("batch",), reason))

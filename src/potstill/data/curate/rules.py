@@ -20,7 +20,7 @@ CONTROL = re.compile(
     r"|\[(?:CLS|SEP|MASK|PAD|UNK)\]"
 )
 _MARKED = r"(?:(?:answer|solution|result)\s*(?:is|:|=)\s*|####\s*|\\boxed\{{\s*)\$?{}(?![\w.,]*\d)"
-WORDS_OF_A_LEAK = 13
+WORDS_OF_A_LEAK, SHARE_OF_A_LEAK = 8, 0.5
 
 
 def broken_rule(text: str, rules: RulesSettings) -> str | None:
@@ -35,12 +35,13 @@ def control_token(texts: Sequence[str]) -> str | None:
 
 
 def leaked(prompt: str, answer: str, reference: str) -> bool:
-    """Whether a prompt gives its own answer away: marked as the answer ("the answer is 18"), or by WORDS_OF_A_LEAK
-    words in a row of the worked reference."""
+    """Whether a prompt gives its own answer away: marked as the answer ("the answer is 18"), or by half of the worked
+    reference, in phrases of WORDS_OF_A_LEAK words. A worked answer often repeats a sentence of its question."""
     if answer and re.search(_MARKED.format(re.escape(answer.strip("$ ."))), prompt, re.IGNORECASE):
         return True
-    asked = set(ngrams(words_of(prompt), WORDS_OF_A_LEAK))
-    return bool(asked) and not asked.isdisjoint(ngrams(words_of(reference), WORDS_OF_A_LEAK))
+    worked = set(ngrams(words_of(reference), WORDS_OF_A_LEAK))
+    shared = worked.intersection(ngrams(words_of(prompt), WORDS_OF_A_LEAK))
+    return bool(worked) and len(shared) >= SHARE_OF_A_LEAK * len(worked)
 
 
 def _few_words(text: str, words: list[str], rules: RulesSettings) -> bool:

@@ -248,3 +248,27 @@ def test_parquet_columns_are_typed(capsys):
     assert rows[0]["spans"]["answer"][1] == len(rows[0]["completion"])
     assert rows[1]["spans"] is None
     assert rows[0]["lineage"] == LINEAGE
+
+
+def test_what_a_killed_curation_left_is_not_in_the_next_one(capsys):
+    write_rows([good(1), good(2)])
+    left = Path("out.jsonl.writing/rows")
+    left.mkdir(parents=True)
+    (left / "spool.jsonl").write_text("half a ro")
+    assert main(["curate", job_file()]) == 0
+    assert [row["index"] for row in lines("out.jsonl")] == [1, 2]
+    assert not left.parent.exists()
+
+
+def test_conversations_and_plain_text_pass_as_they_came(capsys):
+    turns = [{"role": "user", "content": "Say a number."}, {"role": "assistant", "content": "The answer is 3."}]
+    write_rows([{"messages": turns}, {"messages": [*turns[:1], {"role": "assistant", "content": "A <|im_end|> B"}]}])
+    sources = [{"dataset_name": "answers.jsonl", "rows": "messages"}]
+    code, record = run(capsys, job_file(sources=sources))
+    assert (code, record["stages"][1]["dropped"]) == (0, {"control token in content": 1})
+    assert lines("out.jsonl")[0]["messages"] == turns
+    Path("text.jsonl").write_text(json.dumps({"text": "One plain sentence."}) + "\n")
+    sources = [{"dataset_name": "text.jsonl", "rows": "text"}]
+    assert main(["curate", job_file(sources=sources, output="text.out.jsonl")]) == 0
+    row = lines("text.out.jsonl")[0]
+    assert (row["text"], row["prompt"], row["messages"]) == ("One plain sentence.", None, None)

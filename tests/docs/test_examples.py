@@ -3,7 +3,7 @@
 import json
 
 from potstill.data.prepare import prepare
-from potstill.recipe_yaml import load_recipe
+from potstill.recipe_yaml import load_curation, load_recipe, load_writing_job
 from tests.docs.generators import DOCS, generator
 from tests.students.tiny import wordpiece
 
@@ -14,6 +14,11 @@ def test_the_recipe_has_no_fault():
     recipe = load_recipe(EXAMPLE)
     assert recipe.name == "tickets"
     assert recipe.controls == ("labels", "untrained", "tfidf")
+
+
+def test_a_curation_goes_on_where_the_writing_ends():
+    writing, curation = (DOCS.parent / "examples" / name for name in ("write.yaml", "curate.yaml"))
+    assert load_curation(curation).sources[0].dataset_name == load_writing_job(writing).output
 
 
 def test_the_tutorial_shows_it_as_it_is():

@@ -53,24 +53,24 @@ def test_it_may_compute_and_write_into_its_own_memory():
 
 @needs_isolation
 @pytest.mark.parametrize(
-    ("program", "ended"),
+    ("program", "ended", "seconds"),
     [
-        ("while True: pass", "out of time"),
-        ("import time; time.sleep(60)", "out of time"),
-        ("x = bytearray(1 << 32)", "out of memory"),
-        ("x = []\nwhile True: x.append(bytearray(1 << 20))", "out of memory"),
-        ("import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass", "out of time"),
+        ("while True: pass", "out of time", 0.5),
+        ("import time; time.sleep(60)", "out of time", 0.5),
+        ("x = bytearray(1 << 32)", "out of memory", 5.0),
+        ("x = []\nwhile True: x.append(bytearray(1 << 20))", "out of memory", 5.0),
+        ("import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass", "out of time", 0.7),
     ],
 )
-def test_limits_end_it_and_it_is_said_which(program, ended):
+def test_limits_end_it_and_it_is_said_which(program, ended, seconds):
     started = time.monotonic()
-    assert run(program, seconds=1.0).ended == ended
+    assert run(program, seconds=seconds).ended == ended
     assert time.monotonic() - started < 6
 
 
 @needs_isolation
 def test_a_flood_of_output_is_bounded():
-    assert len(run("while True: print('x' * 1000)", seconds=1.0).output) <= sandbox.OUTPUT_BYTES
+    assert len(run("while True: print('x' * 1000)", seconds=0.5).output) <= sandbox.OUTPUT_BYTES
 
 
 @needs_isolation
@@ -120,5 +120,5 @@ def test_a_sandbox_that_cannot_be_built_is_an_error_with_the_next_step(monkeypat
 
 
 def test_the_limits_hold_without_isolation_too():
-    passed, ran = passes("while True: pass", "", seconds=1, mebibytes=256, isolated=False)
+    passed, ran = passes("while True: pass", "", seconds=0.5, mebibytes=256, isolated=False)
     assert (passed, ran.ended) == (False, "out of time")

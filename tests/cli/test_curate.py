@@ -208,7 +208,7 @@ def test_every_fault_has_its_line(tmp_path):
 sources:
   - {dataset_name: a.jsonl, rows: labelled}
 output: ../up.jsonl
-verify: {kind: numbr}
+verify: {kind: number, tolerance: 3}
 balance: {per_prompt: 2, by: likelihood}
 mixture: {by: topic}
 langauge: {}
@@ -216,7 +216,7 @@ langauge: {}
     with pytest.raises(RecipeError) as caught:
         load_curation("job.yaml")
     told = {(fault.line, fault.path) for fault in caught.value.faults}
-    assert {(2, "sources.0.rows"), (3, "output"), (4, "verify.kind"), (7, "langauge")} <= told
+    assert {(2, "sources.0.rows"), (3, "output"), (4, "verify.tolerance"), (7, "langauge")} <= told
     assert {line for line, _ in told} >= {2, 3, 4, 5, 6, 7}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
@@ -34,8 +35,7 @@ def quality_stage(settings: QualitySettings, sources: Sequence[SourceSettings]) 
     encoder = Encoder(made.tokenizer, reading, "causal-lm", context)
     collate = collator(made.tokenizer, "causal-lm")
 
-    def forward(batch, want):  # type: ignore[no-untyped-def]
-        return outputs(made.module, batch, want)
+    forward = partial(outputs, made.module)
 
     def stage(some: Sequence[Candidate]) -> list[Decision]:
         decisions: list[Decision] = []

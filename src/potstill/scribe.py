@@ -15,12 +15,10 @@ from potstill.core.example import Example
 from potstill.data.quarantine import Quarantine
 from potstill.data.sources import read_source
 from potstill.recipe_writing import WritingJob
-from potstill.students.load import load_model
 from potstill.teachers.answers import EndpointAnswers
 from potstill.teachers.client import Client
 from potstill.teachers.key import read_key
 from potstill.teachers.manuscript import Manuscript, record_file, working_folder, write_record
-from potstill.teachers.own_answers import OwnAnswers
 from potstill.teachers.speaker import OneModel, model_to_ask
 from potstill.teachers.writer import Ask, Writer, WriterLimits, Written, cost, turns_of
 from potstill.train.lock import RunLock
@@ -139,6 +137,10 @@ async def _by_model(
     job: WritingJob, prompts: Sequence[Example], manuscript: Manuscript, stop: StopFlag
 ) -> tuple[Written, dict[str, int]]:
     """As `_by_endpoint`; a model in this process gives no replies to refuse."""
+    # Imported where they are used: a job with an endpoint begins seconds earlier without transformers.
+    from potstill.students.load import load_model
+    from potstill.teachers.own_answers import OwnAnswers
+
     assert job.model is not None, "a job has an endpoint or a model"
     made = load_model(job.model, task="causal-lm", labels=None)
     name = f"{made.record.display_name} {made.record.fingerprint}"

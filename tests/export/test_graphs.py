@@ -113,12 +113,12 @@ def test_every_difference_is_seen(pooled, decoder, tmp_path):
     pooled.tokenizer.save_pretrained(tmp_path / "t")
     truth = lambda inputs: pooled.module(*inputs[:2]).logits.detach()  # noqa: E731
     terms = {
-        as_trained: {"task": "classify", "tolerance": 1e-3},
+        as_trained: {"folder": tmp_path / "t", "task": "classify", "tolerance": 1e-3},
         near_trained: {"rows": rows(), "least_agreement": 0.9},
     }
 
     def verdicts(compare, answer, **changes):
-        found = compare("x", answer, pooled, tmp_path / "t", **(terms[compare] | changes))
+        found = compare("x", answer, pooled, **(terms[compare] | changes))
         return {one.name: one.verdict for one in found}
 
     assert set(verdicts(as_trained, truth).values()) == {"pass"}
@@ -127,6 +127,9 @@ def test_every_difference_is_seen(pooled, decoder, tmp_path):
     assert verdicts(near_trained, lambda inputs: truth(inputs) + 0.01)["export.x.top1_agreement"] == "pass"
     assert verdicts(near_trained, lambda inputs: truth(inputs).flip(-1))["export.x.top1_agreement"] == "stop"
     assert verdicts(near_trained, truth, rows=Rows())["export.x.top1_agreement"] == "pass"
+    for off, verdict in ((0.01, "pass"), (0.2, "stop"), (float("nan"), "stop")):
+        shifted = verdicts(near_trained, lambda inputs, off=off: truth(inputs) + off, tolerance=0.1)
+        assert shifted["export.x.logit_difference"] == verdict
 
     decoder.tokenizer.save_pretrained(tmp_path / "d")
     calls = []

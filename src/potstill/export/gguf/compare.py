@@ -39,7 +39,8 @@ def compare(
     scheme: Scheme, trained: LoadedModel, folder: Path, *, rows: Rows, settings: ExportSettings
 ) -> list[Finding]:
     """export.NAME.transformers.* and, where it is installed, export.NAME.llama.*: .top1_agreement, .generated_text, and
-    with half precision .logit_difference; export.NAME.llama.tokens; export.NAME.special_tokens and .chat_template."""
+    with half precision .logit_difference; export.NAME.llama.tokens, or a warning export.NAME.llama.compared;
+    export.NAME.special_tokens and .chat_template."""
     runtimes = {"transformers": dequantised(folder)}
     if has_llama():
         runtimes["llama"] = in_llama(folder, 1)
@@ -52,6 +53,10 @@ def compare(
     findings[0] = _told(findings[0], types_of(folder / FILE))
     if has_llama():
         findings.append(tokens_finding(f"export.{scheme.name}.llama.tokens", folder / FILE, trained.tokenizer))
+    else:
+        evidence = {"unit": "1 when compared", "reason": "llama.cpp is not installed: pip install 'potstill[llama]'"}
+        unseen = f"export.{scheme.name}.llama.compared"
+        findings.append(Finding(unseen, 0.0, bound=1.0, verdict="warn", evidence=evidence))
     with quiet():
         reloaded = AutoTokenizer.from_pretrained(str(folder), gguf_file=FILE, local_files_only=True)
     return [

@@ -12,15 +12,12 @@ from potstill.durable import writing
 from potstill.export.card import CardFacts, model_card
 from potstill.export.gguf.compare import compare
 from potstill.export.gguf.layout import layout_of
-from potstill.export.gguf.reading import has_llama
 from potstill.export.gguf.write import Scheme, write_gguf
 from potstill.export.huggingface import Exported, publish
 from potstill.export.rows import Rows
 from potstill.export.settings import ExportSettings
 from potstill.export.strip import refuse_training_parts
 from potstill.students.load import LoadedModel
-
-_UNSEEN = "llama.cpp was not installed where this file was made: transformers' reader alone has compared its answers."
 
 
 def export_gguf(
@@ -40,8 +37,7 @@ def export_gguf(
     """
     layout_of(trained.module)
     refuse_training_parts(trained.module)
-    limits = facts.limits if has_llama() else (*facts.limits, _UNSEEN)
-    own = replace(facts, library="gguf", limits=limits)
+    own = replace(facts, library="gguf")
 
     def write(folder: Path) -> None:
         with writing(folder):

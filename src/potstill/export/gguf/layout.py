@@ -91,7 +91,7 @@ def hyperparameters(module: nn.Module) -> dict[str, int | float]:
     }
 
 
-def tensors(module: nn.Module) -> Iterator[tuple[str, Float[Tensor, "..."]]]:
+def tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Name and float32 values of every weight; a table that is tied to the output layer once, as the table.
 
     Raises ModelError for a weight that the architecture has no name for.

@@ -35,7 +35,7 @@ def open_gguf(folder: Path, threads: int) -> Answer:
 
 
 def llama_model(path: Path, threads: int, tokens: int) -> Any:
-    """llama.cpp on the CPU with room for so many tokens. Its cache is fp32, so that it is not measured with the weights.
+    """llama.cpp on the CPU with room for so many tokens, its cache in fp32, so that the weights alone are measured.
     Raises ModelError when llama.cpp does not load the file."""
     llama = needed("llama_cpp", "llama")
     room = {"n_ctx": tokens, "n_batch": tokens, "n_ubatch": tokens, "type_k": _F32, "type_v": _F32}

@@ -43,10 +43,9 @@ def export_bf16(
 
     def check(folder: Path) -> list[Finding]:
         answer = of_module(reload(folder, trained, task)[0])
-        terms = {"least_agreement": settings.least_agreement, "tolerance": settings.half_tolerance}
         return [
             folder_finding(folder, task),
-            *near_trained(NAME, answer, trained, rows=rows, **terms),
+            *near_trained(NAME, answer, trained, rows=rows, least_agreement=settings.least_agreement),
             reloaded_template(NAME, trained, folder),
         ]
 

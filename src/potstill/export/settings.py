@@ -17,6 +17,7 @@ FormatName = Literal[
     "gguf",
     "gguf-q8_0",
     "gguf-q4_0",
+    "gguf-q4_1",
     "gguf-q4_k_m",
 ]
 
@@ -24,14 +25,14 @@ FormatName = Literal[
 class ExportSettings(Settings):
     """formats: folders to write. tolerance: the largest logit difference between the trained and the reloaded model, of
     a format whose weights are the trained ones in another program runtime_tolerance, and of one whose weights are these
-    in half precision half_tolerance. least_agreement: of a quantised or half-precision format, the least share of
-    held-out rows (positions of a language model) with the trained model's first choice.
-    calibration_rows: how many training rows a quantiser sees."""
+    in fp16 fp16_tolerance. least_agreement: of one that is rounded or quantised, the least share of held-out rows
+    (positions of a language model) with the trained model's first choice. calibration_rows: how many training rows a
+    quantiser sees."""
 
     formats: tuple[FormatName, ...] = ("huggingface",)
     tolerance: Annotated[float, Field(ge=0)] = 1e-5
     runtime_tolerance: Annotated[float, Field(ge=0)] = 1e-3
-    half_tolerance: Annotated[float, Field(ge=0)] = 0.5
+    fp16_tolerance: Annotated[float, Field(ge=0)] = 0.5
     least_agreement: Annotated[float, Field(gt=0, le=1)] = 0.9
     calibration_rows: Annotated[int, Field(ge=1)] = 256
     name: str | None = None

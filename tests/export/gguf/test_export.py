@@ -3,16 +3,23 @@
 import importlib.util
 import json
 from collections import Counter
+from functools import partial
 
 import gguf
+import numpy as np
 import pytest
 import torch
 
+from potstill.core.batch import Batch, next_token_targets
 from potstill.core.errors import InputError, ModelError
+from potstill.deployed import forward_of
+from potstill.evaluate.predictions import predict_tokens
 from potstill.export.card import CardFacts
 from potstill.export.formats import FORMATS, refuse_not_installed
 from potstill.export.gguf import compare, reading
 from potstill.export.gguf.write import types_of
+from potstill.export.graph import input_names
+from potstill.export.parity import of_module
 from potstill.export.rows import NO_ROWS
 from potstill.export.settings import ExportSettings
 from tests.export.gguf.tiny import TEMPLATE, decoder
@@ -40,7 +47,7 @@ def found(exported):
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize(("kind", "pre"), [("llama", "gpt-2"), ("qwen2", "qwen2"), ("qwen3", "qwen2")])
 def test_in_half_precision_transformers_reads_the_trained_model(kind, pre, tmp_path):
-    exported = export("gguf", decoder(tmp_path / "trained", kind, pre), tmp_path / "out", half_tolerance=0.02)
+    exported = export("gguf", decoder(tmp_path / "trained", kind, pre), tmp_path / "out", fp16_tolerance=0.02)
     assert exported.published, exported.findings
     checks = found(exported)
     assert 0 < checks["gguf.transformers.logit_difference"].value < 0.02
@@ -54,7 +61,7 @@ def test_a_cut_student_with_a_table_of_its_own(tmp_path):
     """Fewer heads than its width has, one KV group, no tying: what surgery leaves."""
     cut = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
     loaded = decoder(tmp_path / "trained", "llama", **cut, tie_word_embeddings=False, intermediate_size=32)
-    assert export("gguf", loaded, tmp_path / "out", half_tolerance=0.02).published
+    assert export("gguf", loaded, tmp_path / "out", fp16_tolerance=0.02).published
 
 
 @pytest.mark.usefixtures("alone")
@@ -167,10 +174,29 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
         refuse_not_installed(["gguf"])
 
 
+@pytest.mark.parametrize(
+    "opened", [reading.dequantised, pytest.param(partial(reading.in_llama, threads=1), marks=LLAMA)]
+)
+def test_the_perplexity_of_the_file_is_that_of_the_student(opened, tmp_path):
+    """The same function measures both; two rows of one batch differ in length."""
+    loaded = decoder(tmp_path / "trained")
+    folder = export("gguf", loaded, tmp_path / "out", fp16_tolerance=0.1).folder
+    tokens = torch.randint(3, 300, (2, 24), generator=torch.Generator().manual_seed(0))
+    attention = torch.ones_like(tokens, dtype=torch.bool)
+    attention[1, 10:] = False
+    targets, weights = next_token_targets(tokens, attention)
+    rows = [Batch(("a", "b"), tokens, attention, targets, {"hard": weights})]
+    names = input_names(loaded)
+    true, found = (predict_tokens(forward_of(one, names), rows) for one in (of_module(loaded.module), opened(folder)))
+    assert true.tokens_S.tolist() == found.tokens_S.tolist() == [23, 9]
+    np.testing.assert_allclose(found.nll_S, true.nll_S, rtol=1e-3)
+    assert (found.nll_S != true.nll_S).all()
+
+
 @LLAMA
 @pytest.mark.parametrize(("kind", "pre"), [("llama", "smollm"), ("qwen2", "qwen2"), ("qwen3", "llama-bpe")])
 def test_llama_cpp_reads_the_trained_model_and_its_tokens(kind, pre, tmp_path):
-    exported = export("gguf", decoder(tmp_path / "trained", kind, pre), tmp_path / "out", half_tolerance=0.1)
+    exported = export("gguf", decoder(tmp_path / "trained", kind, pre), tmp_path / "out", fp16_tolerance=0.1)
     assert exported.published, exported.findings
     checks = found(exported)
     assert checks["gguf.llama.tokens"].value == 1

@@ -44,7 +44,7 @@ def compare(
     runtimes = {"transformers": dequantised(folder)}
     if has_llama():
         runtimes["llama"] = in_llama(folder, 1)
-    tolerance = settings.half_tolerance if scheme.rounded else None
+    tolerance = settings.fp16_tolerance if scheme.rounded else None
     true, findings = of_module(trained.module), []
     for name, answer in runtimes.items():
         called, least = f"{scheme.name}.{name}", settings.least_agreement

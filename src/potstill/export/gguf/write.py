@@ -46,6 +46,7 @@ SCHEMES = (
     Scheme("gguf-q8_0", "Q8_0", "Q8_0", "MOSTLY_Q8_0"),
     # The table is the output layer too where they are tied, and four bits cost most there; so llama.cpp does it.
     Scheme("gguf-q4_0", "Q4_0", "Q8_0", "MOSTLY_Q4_0"),
+    Scheme("gguf-q4_1", "Q4_1", "Q8_0", "MOSTLY_Q4_1"),
     Scheme("gguf-q4_k_m", "Q4_K", "Q6_K", "MOSTLY_Q4_K_M", llama=True),
 )
 _TABLES = ("token_embd.weight", "output.weight")

@@ -186,7 +186,7 @@ def test_without_vnni_weights_take_seven_bits(name, pooled, tmp_path, monkeypatc
 
 
 def largest_code(folder):
-    """Of the int8 weights of a graph but its tables (words, positions, types), which are looked up and not multiplied."""
+    """Of the int8 weights of a graph; its tables (words, positions, types) are looked up and not multiplied."""
     if (folder / "model.onnx").exists():
         tensors = [onnx.numpy_helper.to_array(one) for one in onnx.load(folder / "model.onnx").graph.initializer]
     else:

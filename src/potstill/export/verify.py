@@ -163,7 +163,7 @@ def folder_finding(folder: Path, task: Task) -> Finding:
     )
 
 
-def shares(name: str, before: list[str], after: list[str], shown: Mapping[str, int]) -> Finding:
+def shares(name: str, before: list[str], after: list[str], shown: Mapping[str, object]) -> Finding:
     """How many of these texts are the same on both sides."""
     same = [one == other for one, other in zip(before, after, strict=True)]
     share = sum(same) / len(same)

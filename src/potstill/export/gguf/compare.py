@@ -77,7 +77,7 @@ def tokens_finding(name: str, path: Path, tokenizer: PreTrainedTokenizerBase) ->
     before = [str(tokenizer(text, add_special_tokens=added)["input_ids"]) for text, added in given]
     after = [str(model.tokenize(text.encode(), add_bos=added, special=True)) for text, added in given]
     model.close()
-    return shares(name, before, after, {"runtime": "llama.cpp"})  # type: ignore[dict-item]
+    return shares(name, before, after, {"runtime": "llama.cpp"})
 
 
 def _around(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -6,6 +6,8 @@ type's blocks do not divide falls back to a wider type, and so it is told which 
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -131,7 +133,7 @@ def _requantise(source: Path, target: Path, scheme: Scheme) -> None:
     llama = needed("llama_cpp", "llama")
     terms = llama.llama_model_quantize_default_params()
     terms.ftype = getattr(llama, f"LLAMA_FTYPE_{scheme.file_type}")
-    with needed("llama_cpp._utils", "llama").suppress_stdout_stderr(disable=False):
+    with contextlib.redirect_stderr(io.StringIO()):  # a line of progress for every weight
         failed = llama.llama_model_quantize(str(source).encode(), str(target).encode(), terms)
     if failed:
         raise ModelError(

@@ -54,6 +54,7 @@ FLOORS = {
     "stage": 5.5,
     "measure": 5.5,
     "publish": 5.5,
+    "deployed": 5.6,
     "still": 5.7,
     "serving": 5.7,
     "comparison_page": 5.75,

@@ -22,7 +22,8 @@ State = Literal["fine", "note", "broken"]
 NEEDED = ("torch", "transformers", "safetensors", "datasets")
 # Optional distribution, the extra that installs it, and what it is for.
 EXTRAS = (
-    ("gguf", "gguf", "reads .gguf model files, the packaged SmolLM2 among them"),
+    ("gguf", "gguf", "reads and writes .gguf model files; the packaged SmolLM2 is one"),
+    ("llama-cpp-python", "llama", "runs .gguf files in llama.cpp, and quantises to gguf-q4_k_m"),
     ("scikit-learn", "demo", "the linear probe and the TF-IDF control of classifiers"),
     ("math-verify", "verify", "compares expressions where answers are verified"),
     ("py3langid", "curate", "tells the language of rows that are curated"),
@@ -60,9 +61,21 @@ def version_of(distribution: str) -> str | None:
 
 def bf16_instructions(cpu_info: str) -> tuple[str, ...]:
     """The bf16 instruction sets that the text of /proc/cpuinfo names (x86 `flags`, ARM `Features`)."""
-    lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", cpu_info, re.MULTILINE)
-    flags = set(" ".join(lines).split())
+    flags = _flags(cpu_info)
     return tuple(name for name in ("avx512_bf16", "amx_bf16", "bf16") if name in flags)
+
+
+def saturates_int8(cpu_info: str) -> bool:
+    """Whether int8 products overflow on the processor that the text of /proc/cpuinfo describes: x86 without VNNI adds
+    two of them in 16 bits, where 255 * 127 * 2 has no place. ARM, and what cannot be asked, is taken as one that adds
+    in 32."""
+    flags = _flags(cpu_info)
+    return "avx2" in flags and not flags & {"avx512_vnni", "avx_vnni", "amx_int8"}
+
+
+def _flags(cpu_info: str) -> set[str]:
+    lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", cpu_info, re.MULTILINE)
+    return set(" ".join(lines).split())
 
 
 def examine(folder: str | Path = ".") -> list[Check]:

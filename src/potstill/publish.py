@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from potstill import assemble
 from potstill.bench import Bench
 from potstill.core.lineage import Lineage
 from potstill.core.outcome import Finding
 from potstill.core.record import RunRecord
 from potstill.data.prepare import Prepared
-from potstill.export.card import CardFacts
+from potstill.durable import replace_file, writing
+from potstill.export.card import CardFacts, model_card
 from potstill.export.formats import FORMATS, place
+from potstill.export.huggingface import COMPARISON
 from potstill.export.rows import NO_ROWS, Rows
 from potstill.students.pooled import MeanPooledClassifier
 from potstill.students.settings import ModelSettings
@@ -35,6 +40,16 @@ def publish(bench: Bench, record: RunRecord) -> list[Finding]:
             bench.say(f"the export differs from the trained student and was not published: see {exported.folder}")
         findings += exported.findings
     return findings
+
+
+def write_card(root: Path, record: RunRecord, name: str) -> None:
+    """The card of a format that a run holds already, from what is known now. Raises FolderError and DiskError."""
+    folder = root / place(name)
+    known = json.loads((folder / COMPARISON).read_text(encoding="utf-8")) if (folder / COMPARISON).is_file() else ()
+    library = "sentence-transformers" if (folder / "modules.json").is_file() else FORMATS[name].library
+    text = model_card(card_facts(record, library), [Finding.from_json(values) for values in known])
+    with writing(folder):
+        replace_file(folder / "README.md", text.encode())
 
 
 def rows_for(prepared: Prepared, number: int) -> Rows:

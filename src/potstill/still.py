@@ -16,10 +16,11 @@ from potstill.config import Recipe, StageSettings
 from potstill.core.errors import FolderError, InputError, RunError
 from potstill.core.outcome import Finding
 from potstill.core.record import RunRecord
+from potstill.deployed import measure_export
 from potstill.export.formats import FORMATS, refuse_not_installed
 from potstill.folder import RunFolder, environment
 from potstill.measure import measure
-from potstill.publish import publish
+from potstill.publish import publish, write_card
 from potstill.recipe_yaml import dump_recipe, load_recipe
 from potstill.report.page import render
 from potstill.sizes import refuse_larger_tutors
@@ -64,11 +65,16 @@ def resume(
     return run(recipe, output_dir=root, trust_remote_code=trust_remote_code, rank_timeout=rank_timeout)
 
 
-def evaluate_run(path: str | Path, *, recipe: Recipe | None = None, trust_remote_code: bool = False) -> RunRecord:
-    """Measure the models of a finished run again; or, with a recipe, a model folder alone on the recipe's test rows."""
+def evaluate_run(
+    path: str | Path, *, recipe: Recipe | None = None, formats: Sequence[str] = (), trust_remote_code: bool = False
+) -> RunRecord:
+    """Measure the models of a finished run again; or these of its exported formats, each in its own runtime; or, with a
+    recipe, a model folder alone on the recipe's test rows."""
+    if recipe is not None and formats:
+        raise InputError("a format belongs to a run, and a recipe measures a model folder: leave out one of them")
     if recipe is not None:
         return evaluate_model(Path(path), recipe, trust_remote_code=trust_remote_code)
-    return _again(path, "findings.json", trust_remote_code)
+    return _again(path, "deployed.json" if formats else "findings.json", trust_remote_code, formats)
 
 
 def evaluate_model(model: Path, recipe: Recipe, *, trust_remote_code: bool = False) -> RunRecord:
@@ -106,8 +112,10 @@ def _again(run_folder: str | Path, result: str, trust_remote_code: bool, formats
     root = existing(run_folder)
     with opened(root, load_recipe(root / "config.yaml"), trust_remote_code) as bench:
         bench.folder.stage_record("student")
-        bench.recipe = exporting(bench.recipe, formats)
-        distil(bench, again=result)
+        wider = exporting(bench.recipe, formats)
+        if result == "export.json":
+            bench.recipe = wider
+        distil(bench, again=result, formats=formats)
         return recorded(bench.folder)
 
 
@@ -158,8 +166,9 @@ def opened(
         yield Bench(recipe, folder, stop, say, trust_remote_code=trust_remote_code, ranks=ranks)
 
 
-def distil(bench: Bench, *, again: str | None = None) -> None:
-    """Every phase in its order; what is done already is only read. again: a result that is made anew.
+def distil(bench: Bench, *, again: str | None = None, formats: Sequence[str] = ()) -> None:
+    """Every phase in its order; what is done already is only read. again: a result that is made anew. formats: those
+    that are measured, where that is deployed.json.
 
     All ranks train, and the leader does the rest. Raises RunError at the end, when all else is saved, if an export
     differs from the trained student.
@@ -173,10 +182,10 @@ def distil(bench: Bench, *, again: str | None = None) -> None:
     taken = bench.ranks.lead(lambda: folder.stage_record("student"))["steps"]
     for stage, steps in controls(bench.recipe, taken):
         run_stage(bench, stage, steps=steps)
-    bench.ranks.conclude(lambda: conclude(bench, again))
+    bench.ranks.conclude(lambda: conclude(bench, again, formats))
 
 
-def conclude(bench: Bench, again: str | None) -> None:
+def conclude(bench: Bench, again: str | None, formats: Sequence[str] = ()) -> None:
     """Measure, export and report what was trained."""
     folder = bench.folder
     folder.write_lines("metrics.jsonl", [row for name in bench.products for row in curve(folder.stage(name), name)])
@@ -185,12 +194,31 @@ def conclude(bench: Bench, again: str | None) -> None:
         folder.write_json("findings.json", [finding.as_json() for finding in measure(bench)])
     if again == "export.json" or folder.read_json("export.json") is None:
         folder.write_json("export.json", [finding.as_json() for finding in publish(bench, recorded(folder))])
+        forget_measures(folder, bench.recipe.export.formats)
+    if again == "deployed.json":
+        measure_deployed(bench, formats)
     reported(folder)
     if differs := [values["name"] for values in folder.read_json("export.json") or () if values["verdict"] == "stop"]:
         raise RunError(
             f"{folder.root}: the exported folder is not the trained student ({', '.join(differs)}), so it was not "
             f"published: look at {folder.root / 'report.html'}, then `potstill export {folder.root}`."
         )
+
+
+def forget_measures(folder: RunFolder, formats: Sequence[str]) -> None:
+    """What was measured of an earlier export is not of this one."""
+    before = folder.read_json("deployed.json")
+    if before is not None:
+        folder.write_json("deployed.json", {name: found for name, found in before.items() if name not in formats})
+
+
+def measure_deployed(bench: Bench, formats: Sequence[str]) -> None:
+    """Measure exported formats beside the student, and tell it in the card of each."""
+    folder = bench.folder
+    found = {name: [finding.as_json() for finding in measure_export(bench, name)] for name in formats}
+    folder.write_json("deployed.json", {**(folder.read_json("deployed.json") or {}), **found})
+    for name in formats:
+        write_card(folder.root, recorded(folder), name)
 
 
 def settled(bench: Bench) -> Recipe:
@@ -247,15 +275,11 @@ def _entry(role: str, done: Mapping[str, Any], notes: str) -> dict[str, Any]:
 def recorded(folder: RunFolder) -> RunRecord:
     """The record of a run as its folder tells it."""
     findings = [*(folder.read_json("findings.json") or ()), *(folder.read_json("export.json") or ())]
+    findings += [values for found in (folder.read_json("deployed.json") or {}).values() for values in found]
     return RunRecord(
         folder=str(folder.root),
         recipe=load_recipe(folder.config).model_dump(mode="json"),
         ledger=folder.read_json("ledger.json") or {},
         metrics=folder.read_lines("metrics.jsonl"),
-        findings=[_finding(values) for values in findings],
+        findings=[Finding.from_json(values) for values in findings],
     )
-
-
-def _finding(values: Mapping[str, Any]) -> Finding:
-    interval = values["interval"]
-    return Finding(**{**values, "interval": None if interval is None else (interval[0], interval[1])})

@@ -16,7 +16,7 @@ FROZEN = {
     ],
     "run": ["FILE", "KEY.SUB=VALUE", "--output-dir", "--trust-remote-code", "--rank-timeout", "--json"],
     "resume": ["RUN", "--trust-remote-code", "--rank-timeout", "--json"],
-    "evaluate": ["MODEL_OR_RUN", "KEY.SUB=VALUE", "--recipe", "--trust-remote-code", "--json"],
+    "evaluate": ["MODEL_OR_RUN", "KEY.SUB=VALUE", "--recipe", "--format", "--trust-remote-code", "--json"],
     "export": ["RUN", "--format", "--trust-remote-code", "--json"],
     "report": ["RUN", "--json"],
     "write": ["FILE", "KEY.SUB=VALUE", "--output", "--json"],

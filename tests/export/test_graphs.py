@@ -8,14 +8,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import openvino
 import pytest
 import torch
+from nncf.torch import extensions
 from transformers import AutoTokenizer
 
 from potstill.core.errors import DataError, InputError, ModelError
+from potstill.environment import saturates_int8
 from potstill.export import formats as table
+from potstill.export import graphs
 from potstill.export.card import CardFacts
 from potstill.export.formats import FORMATS, refuse_not_installed
 from potstill.export.graph import captured, input_names
@@ -23,7 +27,8 @@ from potstill.export.parity import as_trained, near_trained
 from potstill.export.rows import Rows
 from potstill.export.settings import ExportSettings
 from potstill.students.save import save_model
-from tests.export.sentences import rows
+from tests.export.conftest import WORDS
+from tests.export.sentences import batch, rows
 
 EXACT = ("onnx", "openvino")
 QUANTISED = ("onnx-int8", "openvino-int8", "openvino-int8-weights")
@@ -113,12 +118,12 @@ def test_every_difference_is_seen(pooled, decoder, tmp_path):
     pooled.tokenizer.save_pretrained(tmp_path / "t")
     truth = lambda inputs: pooled.module(*inputs[:2]).logits.detach()  # noqa: E731
     terms = {
-        as_trained: {"task": "classify", "tolerance": 1e-3},
+        as_trained: {"folder": tmp_path / "t", "task": "classify", "tolerance": 1e-3},
         near_trained: {"rows": rows(), "least_agreement": 0.9},
     }
 
     def verdicts(compare, answer, **changes):
-        found = compare("x", answer, pooled, tmp_path / "t", **(terms[compare] | changes))
+        found = compare("x", answer, pooled, **(terms[compare] | changes))
         return {one.name: one.verdict for one in found}
 
     assert set(verdicts(as_trained, truth).values()) == {"pass"}
@@ -127,6 +132,9 @@ def test_every_difference_is_seen(pooled, decoder, tmp_path):
     assert verdicts(near_trained, lambda inputs: truth(inputs) + 0.01)["export.x.top1_agreement"] == "pass"
     assert verdicts(near_trained, lambda inputs: truth(inputs).flip(-1))["export.x.top1_agreement"] == "stop"
     assert verdicts(near_trained, truth, rows=Rows())["export.x.top1_agreement"] == "pass"
+    for off, verdict in ((0.01, "pass"), (0.2, "stop"), (float("nan"), "stop")):
+        shifted = verdicts(near_trained, lambda inputs, off=off: truth(inputs) + off, tolerance=0.1)
+        assert shifted["export.x.logit_difference"] == verdict
 
     decoder.tokenizer.save_pretrained(tmp_path / "d")
     calls = []
@@ -144,6 +152,50 @@ def test_a_quantiser_without_rows_is_refused(pooled, tmp_path):
     with pytest.raises(DataError, match="ranges from training rows and there are none"):
         export("openvino-int8", pooled, tmp_path / "out", "classify", given=Rows(held_out=rows().held_out))
     assert not (tmp_path / "out").exists()
+
+
+def test_calibration_rows_of_one_class_are_refused(classifier, pooled, tmp_path):
+    """Rows whose class nobody knows are taken, and so is the one class of a model that has no other."""
+    of_one = Rows(calibration=[batch([5, 6, 7], label=1) for _ in range(3)], held_out=rows().held_out)
+    with pytest.raises(DataError, match="3 training rows, and all of them are of the class y"):
+        export("openvino-int8", pooled, tmp_path / "out", "classify", given=of_one)
+    assert not (tmp_path / "out").exists()
+    unknown = [dataclasses.replace(one, weights={"hard": torch.zeros(1, 1)}) for one in of_one.calibration]
+    graphs.refuse_calibration(pooled, Rows(calibration=unknown))
+    graphs.refuse_calibration(pooled, Rows(calibration=of_one.calibration[:1]))
+    graphs.refuse_calibration(pooled, rows())
+
+
+CPU = "flags\t\t: fpu sse4_2 avx avx2 avx512f {}\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "overflow"),
+    [("", True), ("avx512_vnni", False), ("avx_vnni", False), ("amx_int8", False), ("avx512_vnni_like", True)],
+)
+def test_a_processor_whose_int8_products_overflow_is_known_by_its_flags(flags, overflow):
+    assert saturates_int8(CPU.format(flags)) is overflow
+    assert not saturates_int8("Features\t: asimd asimddp\n")
+
+
+@pytest.mark.parametrize("name", ["onnx-int8", "openvino-int8"])
+def test_without_vnni_weights_take_seven_bits(name, pooled, tmp_path, monkeypatch):
+    """No code beyond +-64; with VNNI they go to 127."""
+    monkeypatch.setattr(graphs, "saturates", lambda: True)
+    assert 50 < largest_code(export(name, pooled, tmp_path / "out", "classify", least_agreement=0.1).folder) <= 64
+
+
+def largest_code(folder):
+    """Of the int8 weights of a graph; its tables (words, positions, types) are looked up and not multiplied."""
+    if (folder / "model.onnx").exists():
+        tensors = [onnx.numpy_helper.to_array(one) for one in onnx.load(folder / "model.onnx").graph.initializer]
+    else:
+        nodes = openvino.Core().read_model(folder / "model.xml").get_ordered_ops()
+        tensors = [node.data for node in nodes if node.get_type_name() == "Constant"]
+    codes = [
+        one for one in tensors if one.dtype == np.int8 and one.ndim == 2 and one.shape[0] not in (len(WORDS), 40, 2)
+    ]
+    return max(np.abs(one.astype(int)).max() for one in codes)
 
 
 def test_what_cannot_be_captured_is_named(pooled):
@@ -176,6 +228,18 @@ def test_the_card_says_how_it_is_run_and_what_was_compared(pooled, tmp_path):
     assert "InferenceSession" in card
     assert "export.onnx.logit\\_difference" in card
     assert json.loads((tmp_path / "out" / "config.json").read_text())["id2label"] == {"0": "x", "1": "y", "2": "z"}
+
+
+def test_a_compile_lock_that_a_killed_process_left_stops_nobody(pooled, tmp_path, monkeypatch):
+    """NNCF compiles helpers for PyTorch models and waits for such a lock; graphs of OpenVINO need none of them."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
+    lock = extensions.get_build_directory_for_extension("quantized_functions_cpu") / "lock"
+    lock.touch()
+    monkeypatch.setattr(
+        extensions.ExtensionNamespace, "get", None
+    )  # whoever asks for a helper fails, and does not wait
+    assert export("openvino-int8", pooled, tmp_path / "out", "classify", least_agreement=0.1).published
+    assert [lock] == list(lock.parent.iterdir())
 
 
 @pytest.mark.parametrize("name", ["onnx-int8", "openvino-int8"])

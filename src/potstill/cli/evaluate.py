@@ -13,11 +13,16 @@ def evaluate(
     path: ModelOrRun,
     overrides: Overrides = None,
     recipe: Annotated[str | None, typer.Option("--recipe", help="Whose test rows a model is measured on.")] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", metavar="NAME", help="Measure this export, in its runtime."),
+    ] = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a finished run again, or with --recipe one model folder. Quality, calibration, size, latency, throughput;
-    of a run also the agreement with the teacher."""
+    of a run also the agreement with the teacher. With --format an export of the run: its quality beside the
+    student's."""
     checked = None
     if recipe is not None:
         from potstill.recipe_yaml import load_recipe
@@ -28,7 +33,8 @@ def evaluate(
     with working():
         from potstill import still
 
-        record = still.evaluate_run(path, recipe=checked, trust_remote_code=trust_remote_code)
+        named = tuple(formats or ())
+        record = still.evaluate_run(path, recipe=checked, formats=named, trust_remote_code=trust_remote_code)
     from potstill.cli.summary import record_text, record_values
 
     emit(record_text(record), record_values(record), as_json=as_json)

@@ -49,7 +49,7 @@ def _table(record: RunRecord) -> str:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for subject in view.present(record):
-        table.add_column(view.SUBJECTS[subject], justify="right")
+        table.add_column(view.title(subject), justify="right")
     for label, cells in view.table(record):
         table.add_row(label, *(f"{cell.value}\n{cell.interval}".strip() if cell else "–" for cell in cells))
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else UNBOUNDED_WIDTH

@@ -41,3 +41,9 @@ class Finding:
     def as_json(self) -> dict[str, Any]:
         """Plain values for findings.json."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Finding:
+        """The finding that `as_json` told."""
+        interval = values["interval"]
+        return cls(**{**values, "interval": None if interval is None else (interval[0], interval[1])})

@@ -71,6 +71,14 @@ _RUNTIMES: Mapping[str, str] = {
         'model = openvino.Core().compile_model("path/to/this/folder/model.xml", "CPU")\n'
         "logits = model({one.any_name: tokens[one.any_name] for one in model.inputs})[0]"
     ),
+    "gguf": (
+        'import llama_cpp  # or: llama-cli -m path/to/this/folder/model.gguf -p "a text"\n\n'
+        'model = llama_cpp.Llama("path/to/this/folder/model.gguf", n_ctx=2048)\n'
+        'print(model("a text", max_tokens=32)["choices"][0]["text"])\n'
+        "# with the chat template of the file\n"
+        'messages = [{"role": "user", "content": "a question"}]\n'
+        'print(model.create_chat_completion(messages, max_tokens=32)["choices"][0]["message"]["content"])'
+    ),
 }
 _TEMPLATE = """\
 ---

@@ -17,10 +17,11 @@ from potstill.core.errors import DataError
 from potstill.core.outcome import Finding
 from potstill.core.task import Task
 from potstill.durable import writing
+from potstill.environment import saturates_int8
 from potstill.export.card import CardFacts, model_card
 from potstill.export.graph import captured, input_names
 from potstill.export.huggingface import Exported, publish
-from potstill.export.parity import as_trained, near_trained
+from potstill.export.parity import as_trained, near_trained, reloaded_template
 from potstill.export.rows import Rows, tensors_of
 from potstill.export.runtimes import RUNTIMES, needed
 from potstill.export.settings import ExportSettings
@@ -77,7 +78,8 @@ def export_graph(
         answer = runtime.open(folder, 1)
         if graph.quantised:
             least = settings.least_agreement
-            return near_trained(graph.name, answer, trained, folder, rows=rows, least_agreement=least)
+            findings = near_trained(graph.name, answer, trained, rows=rows, least_agreement=least)
+            return [*findings, reloaded_template(graph.name, trained, folder)]
         return as_trained(graph.name, answer, trained, folder, task=task, tolerance=settings.runtime_tolerance)
 
     own = replace(facts, library=graph.runtime)
@@ -97,7 +99,7 @@ def _to_onnx_int8(loaded: LoadedModel, folder: Path, rows: Rows) -> None:
     quantization = needed("onnxruntime.quantization", "onnx")
     _to_onnx(loaded, folder, rows)
     whole = (folder / "model.onnx").rename(folder / "whole.onnx")
-    quantization.quantize_dynamic(whole, folder / "model.onnx", per_channel=True)
+    quantization.quantize_dynamic(whole, folder / "model.onnx", per_channel=True, reduce_range=saturates())
     for file in folder.glob("whole.onnx*"):
         file.unlink()
 
@@ -109,18 +111,42 @@ def _to_openvino(loaded: LoadedModel, folder: Path, rows: Rows) -> None:
 def _to_openvino_int8(loaded: LoadedModel, folder: Path, rows: Rows) -> None:
     """Weights and activations, static ranges from the calibration rows."""
     nncf = needed("nncf", "cpu")
-    if not rows.calibration:
-        raise DataError("openvino-int8 takes its ranges from training rows and there are none: choose another format")
+    refuse_calibration(loaded, rows)
     names = input_names(loaded)
     dataset = nncf.Dataset(rows.calibration, lambda batch: [one.numpy() for one in tensors_of(batch, names)])
     kind, seen = nncf.ModelType.TRANSFORMER, len(rows.calibration)
-    _save(nncf.quantize(_openvino_graph(loaded), dataset, model_type=kind, subset_size=seen), folder)
+    terms = {"model_type": kind, "subset_size": seen}
+    if saturates():
+        terms["advanced_parameters"] = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
+    _save(nncf.quantize(_openvino_graph(loaded), dataset, **terms), folder)
 
 
 def _to_openvino_int8_weights(loaded: LoadedModel, folder: Path, rows: Rows) -> None:
     """Weights alone, per output channel; the activations stay floating point."""
     nncf = needed("nncf", "cpu")
     _save(nncf.compress_weights(_openvino_graph(loaded), mode=nncf.CompressWeightsMode.INT8_SYM), folder)
+
+
+def saturates() -> bool:
+    """Whether this processor's int8 products overflow. Then weights take 7 of the 8 bits, as both makers advise."""
+    source = Path("/proc/cpuinfo")
+    return source.exists() and saturates_int8(source.read_text(errors="replace"))
+
+
+def refuse_calibration(loaded: LoadedModel, rows: Rows) -> None:
+    """Raises DataError for calibration rows that cannot stand for the data: none, or all of one class of a model that
+    tells several apart."""
+    if not rows.calibration:
+        raise DataError("openvino-int8 takes its ranges from training rows and there are none: choose another format")
+    names = getattr(config_of(loaded.module), "id2label", {})
+    known = [batch for batch in rows.calibration if batch.targets_BT.shape[1] == 1 and float(batch.weights["hard"]) > 0]
+    classes = {int(batch.targets_BT) for batch in known}
+    if len(known) > 1 and len(classes) == 1:
+        raise DataError(
+            f"openvino-int8 takes its ranges from {len(known)} training rows, and all of them are of the class "
+            f"{names.get(*classes, *classes)}: the ranges of the others would be guessed. Next: raise "
+            "export.calibration_rows, or choose openvino-int8-weights, which needs no rows."
+        )
 
 
 def _openvino_graph(loaded: LoadedModel) -> Any:

@@ -6,9 +6,10 @@ fails its comparison is kept beside it as NAME.failed, to be looked at.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,9 @@ from potstill.export.strip import refuse_training_parts
 from potstill.export.verify import verify
 from potstill.students.load import LoadedModel
 from potstill.students.save import save_model
+
+# What the comparison found, in the folder that it is about.
+COMPARISON = "comparison.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,8 @@ def publish(
     check: Callable[[Path], list[Finding]],
     card: Callable[[list[Finding]], str],
 ) -> Exported:
-    """Write aside, check, add the card, and move into place if nothing says stop. An earlier export stands until then.
+    """Write aside, check, add the card and what was found, and move into place if nothing says stop. An earlier export
+    stands until then.
 
     Raises FolderError when the target is a file or cannot be written, DiskError when the disk is full, and whatever
     the three callables raise; nothing half-written is left in any of these cases.
@@ -83,6 +88,7 @@ def publish(
         write(aside)
         findings = check(aside)
         (aside / "README.md").write_text(card(findings), encoding="utf-8")
+        (aside / COMPARISON).write_text(told(findings), encoding="utf-8")
         _flush(aside)
         exported = Exported(target, tuple(findings))
         if not exported.published:
@@ -100,6 +106,11 @@ def publish(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return exported
+
+
+def told(findings: Sequence[Finding]) -> str:
+    """Findings as JSON."""
+    return json.dumps([finding.as_json() for finding in findings], indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def _replace(source: Path, target: Path) -> None:

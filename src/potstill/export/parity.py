@@ -6,11 +6,11 @@ still the same is measured on held-out rows, and too seldom stops the export.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from potstill.core.outcome import Finding
@@ -18,7 +18,15 @@ from potstill.core.task import Task
 from potstill.export.graph import Answering, input_names
 from potstill.export.rows import Rows, tensors_of
 from potstill.export.runtimes import Answer
-from potstill.export.verify import FIXED_TEXTS, NEW_TOKENS, inputs_of, logit_findings, shares, template_finding
+from potstill.export.verify import (
+    FIXED_TEXTS,
+    NEW_TOKENS,
+    inputs_of,
+    logit_findings,
+    shares,
+    stop_unless,
+    template_finding,
+)
 from potstill.students.load import LoadedModel
 
 
@@ -30,19 +38,26 @@ def as_trained(
     before, after = ([one[0].float() for one in side] for side in zip(*pairs, strict=True))
     findings = [
         *logit_findings(before, after, tolerance, name=f"export.{name}"),
-        _template(name, trained, folder),
+        reloaded_template(name, trained, folder),
     ]
     if task == "causal-lm":
-        texts = [_continued(one, trained) for one in (_of_module(trained), answer)]
+        texts = [continued(one, trained) for one in (of_module(trained.module), answer)]
         findings.append(shares(f"export.{name}.generated_text", *texts, {"new_tokens": NEW_TOKENS}))
     return findings
 
 
 def near_trained(
-    name: str, answer: Answer, trained: LoadedModel, folder: Path, *, rows: Rows, least_agreement: float
+    name: str,
+    answer: Answer,
+    trained: LoadedModel,
+    *,
+    rows: Rows,
+    least_agreement: float,
+    tolerance: float | None = None,
 ) -> list[Finding]:
     """export.NAME.top1_agreement over held-out rows (without any, over the fixed texts), with the share of positions
-    and the mean largest difference of a logit as evidence; export.NAME.chat_template."""
+    and the mean largest difference of a logit as evidence. tolerance: where the weights are the trained ones in half
+    precision, the most that a logit may differ by: export.NAME.logit_difference."""
     same, differences = [], []
     for inputs, mask, true in _held_out(trained, rows):
         found = answer(inputs)
@@ -50,36 +65,44 @@ def near_trained(
             true, found = true[mask], found[mask]
         same += (true.argmax(-1) == found.argmax(-1)).tolist()
         differences += (true - found).abs().amax(-1).tolist()
-    share = sum(same) / len(same)
+    share, largest = sum(same) / len(same), float(torch.tensor(differences).max())
     evidence = {
         "unit": "share of first choices",
         "answers": len(same),
         "mean_largest_logit_difference": sum(differences) / len(differences),
+        "largest_logit_difference": largest,
     }
     agreement = Finding(
         f"export.{name}.top1_agreement",
         share,
         bound=least_agreement,
-        verdict="pass" if share >= least_agreement else "stop",
+        verdict=stop_unless(share >= least_agreement),
         evidence=evidence,
     )
-    return [agreement, _template(name, trained, folder)]
+    if tolerance is None:
+        return [agreement]
+    evidence = {"unit": "logits, largest absolute difference", "answers": len(same)}
+    verdict = stop_unless(largest <= tolerance)
+    return [
+        agreement,
+        Finding(f"export.{name}.logit_difference", largest, "student", None, tolerance, verdict, evidence),
+    ]
 
 
-def _of_module(trained: LoadedModel) -> Answer:
-    """The trained model as a runtime would answer."""
-    module = Answering(trained.module.eval())
+def of_module(module: nn.Module) -> Answer:
+    """A PyTorch model as a runtime would answer: logits in float32."""
+    whole = Answering(module.eval())
 
-    def answer(inputs: list[Tensor]) -> Tensor:
+    def answer(inputs: Sequence[Tensor]) -> Tensor:
         with torch.inference_mode():
-            return module(*inputs)
+            return whole(*inputs).float()
 
     return answer
 
 
 def _fixed(trained: LoadedModel) -> Iterator[tuple[list[Tensor], Tensor]]:
     """The fixed texts, each alone, and the trained model's answers."""
-    truth, names = _of_module(trained), input_names(trained)
+    truth, names = of_module(trained.module), input_names(trained)
     for text in FIXED_TEXTS:
         encoded = inputs_of(trained.module, trained.tokenizer, text)
         inputs = [encoded[name] if name in encoded else torch.zeros_like(encoded["input_ids"]) for name in names]
@@ -88,7 +111,7 @@ def _fixed(trained: LoadedModel) -> Iterator[tuple[list[Tensor], Tensor]]:
 
 def _held_out(trained: LoadedModel, rows: Rows) -> Iterator[tuple[list[Tensor], Tensor, Tensor]]:
     """Inputs, mask and the trained model's answers."""
-    truth, names = _of_module(trained), input_names(trained)
+    truth, names = of_module(trained.module), input_names(trained)
     for batch in rows.held_out:
         inputs = tensors_of(batch, names)
         yield inputs, batch.attention_BL.bool(), truth(inputs)
@@ -97,7 +120,7 @@ def _held_out(trained: LoadedModel, rows: Rows) -> Iterator[tuple[list[Tensor], 
             yield inputs, inputs[1].bool(), true
 
 
-def _continued(answer: Answer, trained: LoadedModel) -> list[str]:
+def continued(answer: Answer, trained: LoadedModel) -> list[str]:
     """Greedy continuations of the fixed texts, each token from the whole text before it."""
     texts = []
     for inputs, _ in _fixed(trained):
@@ -110,6 +133,7 @@ def _continued(answer: Answer, trained: LoadedModel) -> list[str]:
     return texts
 
 
-def _template(name: str, trained: LoadedModel, folder: Path) -> Finding:
+def reloaded_template(name: str, trained: LoadedModel, folder: Path) -> Finding:
+    """export.NAME.chat_template: of the tokenizer that lies in the folder."""
     reloaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     return template_finding(trained.tokenizer, reloaded, name=f"export.{name}")

@@ -106,14 +106,14 @@ def logit_findings(
             f"{name}.logit_difference",
             difference,
             bound=tolerance,
-            verdict=_stop_unless(finite and difference <= tolerance),
+            verdict=stop_unless(finite and difference <= tolerance),
             evidence=evidence,
         ),
         Finding(
             f"{name}.top1_agreement",
             share,
             bound=1.0,
-            verdict=_stop_unless(share == 1.0),
+            verdict=stop_unless(share == 1.0),
             evidence={**evidence, "unit": "share of positions"},
         ),
     ]
@@ -143,7 +143,7 @@ def template_finding(
         "reloaded_sha256": hashlib.sha256(after.encode()).hexdigest(),
     }
     same = before == after
-    return Finding(f"{name}.chat_template", float(same), bound=1.0, verdict=_stop_unless(same), evidence=evidence)
+    return Finding(f"{name}.chat_template", float(same), bound=1.0, verdict=stop_unless(same), evidence=evidence)
 
 
 def folder_finding(folder: Path, task: Task) -> Finding:
@@ -158,18 +158,18 @@ def folder_finding(folder: Path, task: Task) -> Finding:
         "export.files",
         float(len(faults)),
         bound=0.0,
-        verdict=_stop_unless(not faults),
+        verdict=stop_unless(not faults),
         evidence={"unit": "faults", "faults": faults, "files": sorted(names)},
     )
 
 
-def shares(name: str, before: list[str], after: list[str], shown: Mapping[str, int]) -> Finding:
+def shares(name: str, before: list[str], after: list[str], shown: Mapping[str, object]) -> Finding:
     """How many of these texts are the same on both sides."""
     same = [one == other for one, other in zip(before, after, strict=True)]
     share = sum(same) / len(same)
     different = [{"trained": one, "reloaded": other} for one, other in zip(before, after, strict=True) if one != other]
     evidence = {"unit": "share of texts", "texts": len(same), "different": different, **shown}
-    return Finding(name, share, bound=1.0, verdict=_stop_unless(share == 1.0), evidence=evidence)
+    return Finding(name, share, bound=1.0, verdict=stop_unless(share == 1.0), evidence=evidence)
 
 
 def inputs_of(module: nn.Module, tokenizer: PreTrainedTokenizerBase, text: str) -> dict[str, Tensor]:
@@ -179,7 +179,8 @@ def inputs_of(module: nn.Module, tokenizer: PreTrainedTokenizerBase, text: str) 
     return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
 
 
-def _stop_unless(right: bool) -> Verdict:
+def stop_unless(right: bool) -> Verdict:
+    """The verdict on what must hold."""
     return "pass" if right else "stop"
 
 

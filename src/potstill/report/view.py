@@ -19,6 +19,9 @@ SUBJECTS = {
     "tfidf": "TF-IDF + logistic regression",
 }
 
+# How the subject of an exported format begins.
+EXPORTED = "student as "
+
 # Finding, label, format, and whether more is better: the table, top to bottom.
 ROWS = (
     ("quality.accuracy", "Accuracy", "percent", True),
@@ -55,9 +58,22 @@ class Cell:
 
 
 def present(record: RunRecord) -> list[str]:
-    """The subjects that were measured, in page order."""
-    measured = {finding.subject for finding in record.findings}
-    return [subject for subject in SUBJECTS if subject in measured]
+    """The subjects that were measured, in page order; the student's exports stand beside it."""
+    measured = dict.fromkeys(finding.subject for finding in record.findings)
+    exports = [subject for subject in measured if subject.startswith(EXPORTED)]
+    found = [subject for subject in SUBJECTS if subject in measured]
+    place = found.index("student") + 1 if "student" in found else len(found)
+    return [*found[:place], *exports, *found[place:]]
+
+
+def title(subject: str) -> str:
+    """What a reader calls a subject."""
+    return SUBJECTS.get(subject, subject.capitalize())
+
+
+def role(subject: str) -> str:
+    """The part that a subject plays, which has its colour."""
+    return "student" if subject.startswith(EXPORTED) else subject
 
 
 def table(record: RunRecord) -> list[tuple[str, list[Cell | None]]]:
@@ -168,7 +184,7 @@ def dots(record: RunRecord, cost: str) -> list[Dot]:
     for subject in present(record):
         x, y = record.value(cost, subject), record.finding(quality, subject)
         if x and y:
-            found.append(Dot(SUBJECTS[subject], subject, x, y.value, y.interval))
+            found.append(Dot(title(subject), role(subject), x, y.value, y.interval))
     return found
 
 

@@ -20,6 +20,7 @@ FLOORS = {
     "students": 1,
     "data": 1,
     "compress": 2,
+    "compressing": 5.3,
     "objectives": 2,
     "teachers": 2,
     "train": 2,
@@ -66,13 +67,17 @@ FOREIGN_TRAINERS = {"pytorch_lightning", "lightning", "trl", "accelerate", "igni
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
 TORCH_FREE = [
     *("core.errors", "core.lineage", "core.example", "core.settings", "core.task", "core.record", "core.progress"),
-    *(f"{room}.settings" for room in ("data", "students", "objectives", "teachers", "train", "evaluate", "export")),
+    *(
+        f"{room}.settings"
+        for room in ("compress", "data", "students", "objectives", "teachers", "train", "evaluate", "export")
+    ),
     *("cluster.settings", "cluster.job", "cluster.supervise", "cluster.member"),
     *("config", "recipe_rules", "recipe_text", "recipe_names", "recipe_faults", "recipe_overrides", "recipe_yaml"),
     *(
         "recipe_writing",
         "recipe_order",
         "recipe_augment",
+        "recipe_compress",
         "recipe_places",
         "recipe_rollout",
         "recipe_tutors",

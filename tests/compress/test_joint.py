@@ -7,10 +7,10 @@ import torch
 from torch.nn import functional
 
 from potstill.compress.grids import quantise
-from potstill.compress.integers import load_integers, save_integers
+from potstill.compress.integers import computing, load_integers, save_integers
 from potstill.compress.joint import Pressed, Shaping, Timetable, timetable
 from potstill.compress.movement import install
-from potstill.compress.ptq import codes, with_grids
+from potstill.compress.ptq import codes
 from potstill.compress.qat import prepare_qat
 from potstill.compress.scheme import SCHEMES, QuantScheme
 from potstill.core.errors import InputError, ModelError
@@ -76,7 +76,9 @@ class TestTimetable:
         assert timetable(9, warmup=None, freeze_at=0.5).settled == 5
         assert Timetable().settled == 0
 
-    @pytest.mark.parametrize("steps, warmup, freeze", [(1, (0.2, 0.4), None), (3, (0.1, 0.9), None), (1, None, 0.6)])
+    @pytest.mark.parametrize(
+        ("steps", "warmup", "freeze"), [(1, (0.2, 0.4), None), (3, (0.1, 0.9), None), (1, None, 0.6)]
+    )
     def test_a_training_too_short_for_it_is_refused(self, steps, warmup, freeze):
         with pytest.raises(InputError, match=f"a training of {steps} steps has no room"):
             timetable(steps, warmup=warmup, freeze_at=freeze)
@@ -106,20 +108,24 @@ class TestTheCurve:
         later = [(seen[one], seen[two]) for one, two in pairwise(range(9, 15))]
         assert all(torch.equal(a[name], b[name]) for a, b in later for name in a if name.endswith("scores"))
         frozen = [name for name in seen[11] if name.endswith(("weight_grid.step", "input_grid.step"))]
-        assert frozen and all(torch.equal(seen[11][name], seen[14][name]) for name in frozen)
+        assert frozen
+        assert all(torch.equal(seen[11][name], seen[14][name]) for name in frozen)
         assert any(not torch.equal(seen[9][name], seen[10][name]) for name in frozen)
 
 
 class TestWhatLeaves:
-    @pytest.mark.parametrize("kind, kinds, scheme, steps", [
-        ("bert", ("neurons",), "int8-static", "learned"),
-        ("bert", ("neurons",), "int8-static", "straight-through"),
-        ("roberta", ("neurons",), "int8-dynamic", "learned"),
-        ("llama", ("neurons", "groups"), "int8-dynamic", "learned"),
-        ("llama", ("groups",), "int8-weights", "straight-through"),
-        ("gpt2", ("neurons",), None, "learned"),
-        ("qwen3", ("groups", "neurons"), None, "learned"),
-    ])
+    @pytest.mark.parametrize(
+        ("kind", "kinds", "scheme", "steps"),
+        [
+            ("bert", ("neurons",), "int8-static", "learned"),
+            ("bert", ("neurons",), "int8-static", "straight-through"),
+            ("roberta", ("neurons",), "int8-dynamic", "learned"),
+            ("llama", ("neurons", "groups"), "int8-dynamic", "learned"),
+            ("llama", ("groups",), "int8-weights", "straight-through"),
+            ("gpt2", ("neurons",), None, "learned"),
+            ("qwen3", ("groups", "neurons"), None, "learned"),
+        ],
+    )
     def test_it_is_physically_smaller_and_says_what_the_masked_one_says(self, kind, kinds, scheme, steps):
         times = Timetable(start=4, end=8, freeze=10 if scheme else None, pressure=0.5, keep={"groups": 1} if
                           "groups" in kinds else {})  # fmt: skip
@@ -135,7 +141,7 @@ class TestWhatLeaves:
         if scheme is None or scheme == "int8-weights":
             torch.testing.assert_close(logits(done.module, batch), masked, rtol=0, atol=2e-6)
 
-    @pytest.mark.parametrize("kind, scheme", [("bert", "int8-static"), ("llama", "int8-dynamic")])
+    @pytest.mark.parametrize(("kind", "scheme"), [("bert", "int8-static"), ("llama", "int8-dynamic")])
     def test_its_integers_are_those_of_the_last_pass_and_of_the_saved_weights(self, kind, scheme, tmp_path):
         shaping, batch = student(kind, ("neurons",), scheme)
         trained(shaping, batch)
@@ -144,15 +150,10 @@ class TestWhatLeaves:
         loaded = load_integers(tmp_path)
         assert list(loaded) == list(done.codes)
         # The saved weights with the steps of the file, through the library's own codes.
-        twin = with_grids(done.module, SCHEMES[scheme])
+        twin = computing(done.module, loaded)
         for name, one in loaded.items():
-            layer = twin.get_submodule(name)
-            layer.weight_grid.step, layer.weight_grid.zero = one.steps.step, one.steps.zero
-            assert torch.equal(quantise(done.module.get_submodule(name).weight.detach(), one.steps, one.grid), one.codes)
-            if one.inputs is not None:
-                layer.input_grid.low.fill_(0.0)
-                layer.input_grid.step.copy_(one.inputs.step)
-                layer.input_grid.zero.copy_(one.inputs.zero)
+            weight = done.module.get_submodule(name).weight.detach()
+            assert torch.equal(quantise(weight, one.steps, one.grid), one.codes)
         assert all(torch.equal(one.codes, loaded[name].codes) for name, one in codes(twin).items())
         # And what these integers say is what the masked fake-quantised model said when training ended.
         assert (logits(twin, batch) - logits(shaping.module, batch)).abs().max() < 2e-6
@@ -171,6 +172,12 @@ class TestWhatLeaves:
     def test_tied_tables_are_not_quantised_apart(self):
         with pytest.raises(InputError, match=r"share one weight \(tied embeddings\)"):
             prepare_qat(model("llama", torch.float32), QuantScheme(keep=("embeddings",)))
+
+    def test_integers_of_another_model_are_refused(self):
+        shaping, batch = student()
+        trained(shaping, batch)
+        with pytest.raises(ModelError, match="take those that lie beside this model"):
+            computing(model("bert", torch.float32), shaping.finish().codes)
 
     def test_integers_that_are_not_there(self, tmp_path):
         with pytest.raises(ModelError, match=r"holds no integers\.safetensors"):

@@ -27,7 +27,7 @@ def gates_of(groups):
 
 
 class TestScores:
-    @pytest.mark.parametrize("axis, size, units", [(0, 1, 6), (0, 3, 2), (1, 1, 4), (1, 2, 2)])
+    @pytest.mark.parametrize(("axis", "size", "units"), [(0, 1, 6), (0, 3, 2), (1, 1, 4), (1, 2, 2)])
     def test_the_gradient_of_a_score_is_that_of_the_masked_weight_times_the_weight(self, axis, size, units):
         linear = nn.Linear(4, 6, bias=False).double()
         gate = Gate(linear.weight, axis, size).double()
@@ -90,7 +90,8 @@ class TestThresholds:
     @pytest.mark.parametrize("scores", [torch.zeros(4), torch.tensor([1.0, 3.0, 2.0])])
     def test_the_best_unit_always_stays(self, scores):
         kept = above(scores, torch.tensor(1e9))
-        assert kept.any() and bool(kept[scores.argmax()])
+        assert kept.any()
+        assert bool(kept[scores.argmax()])
 
     def test_the_first_threshold_masks_the_share_that_is_asked(self):
         groups = install(model("bert"), ("neurons",))
@@ -123,12 +124,15 @@ class TestRegulariser:
 
 
 class TestInstall:
-    @pytest.mark.parametrize("kind, kinds, members", [
-        ("bert", ("neurons",), 3),
-        ("gpt2", ("neurons",), 3),
-        ("llama", ("neurons", "groups"), 3 + 4),
-        ("qwen2", ("groups",), 7),
-    ])
+    @pytest.mark.parametrize(
+        ("kind", "kinds", "members"),
+        [
+            ("bert", ("neurons",), 3),
+            ("gpt2", ("neurons",), 3),
+            ("llama", ("neurons", "groups"), 3 + 4),
+            ("qwen2", ("groups",), 7),
+        ],
+    )
     def test_open_gates_change_nothing_and_leave_nothing_behind(self, kind, kinds, members):
         module, batch = model(kind), rows_for(kind)
         names, want = list(module.state_dict()), Want()

@@ -43,7 +43,8 @@ class TestTheOr:
         resolve([group])
         assert not hidden[:4].any()
         back = group.members["k.weight"](weight)
-        assert torch.equal(back[:8], weight[:8]) and not back[8:].any()
+        assert torch.equal(back[:8], weight[:8])
+        assert not back[8:].any()
 
     def test_the_sparsity_drops_when_masks_are_resolved(self):
         """Members mask 3 + 3 + 2 + 3 of 16; together they give up 2 of 4 units."""
@@ -70,7 +71,8 @@ class TestOneNumberForAllBlocks:
         found = resolve(groups)
         # Block 1 gets its next best units back: 3 by its score, then 0, the first of equals.
         assert units_kept(groups, "heads") == [(0, 1, 3), (0, 1, 3)]
-        assert found.joined == pytest.approx(4 / 8) and found.settled == pytest.approx(2 / 8)
+        assert found.joined == pytest.approx(4 / 8)
+        assert found.settled == pytest.approx(2 / 8)
         assert found.notes == (
             "heads: the scores keep 3, 1 of 4, block by block (4 in all), and a config has one number for all blocks: "
             "3 stay in each (6 in all)",

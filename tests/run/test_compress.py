@@ -75,7 +75,8 @@ class TestJoint:
         root, _ = undisturbed
         lines = [json.loads(line) for line in (root / "stages" / "student" / "metrics.jsonl").read_text().splitlines()]
         masked = [line["validation.masked"] for line in lines if "validation.masked" in line]
-        assert masked[0] == 0 and masked[-1] == masked[-2] > 0
+        assert masked[0] == 0
+        assert masked[-1] == masked[-2] > 0
         pressed = [line["step"] for line in lines if "part.importance" in line]
         assert pressed == [4]
 
@@ -169,7 +170,8 @@ def test_a_decoder_loses_blocks_neurons_and_groups_and_bits(materials, tmp_path)
     config = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model").config
     assert (config.num_hidden_layers, config.num_key_value_heads) == (2, 1)
     assert config.intermediate_size < 24
-    assert config.num_attention_heads == 2 and config.head_dim == 4
+    assert config.num_attention_heads == 2
+    assert config.head_dim == 4
 
 
 class TestRefusals:
@@ -189,18 +191,21 @@ class TestRefusals:
         compress = {"movement": {**MOVEMENT, "keep": {"neurons": 25}}}
         self.fails(materials, tmp_path, ModelError, "neurons: 25 of 24 cannot be kept", compress=compress)
 
-    @pytest.mark.parametrize("compress, message", [
-        ({}, "has none of prune, movement and quantise"),
-        ({"prune": {}}, "keep and remove are both empty"),
-        ({"prune": {"keep": {"neurons": 4}, "remove": {"neurons": 0.5}}}, "neurons is in keep and in remove"),
-        ({"prune": {"keep": {"neurons": 4}}, "movement": {}}, "prune and movement contradict each other"),
-        ({"movement": {"start": 0.5}}, "start must be earlier"),
-        ({"movement": {"units": ["heads", "groups"]}}, "heads or groups, not both"),
-        ({"movement": {"keep": {"groups": 1}}}, "keep names groups, which units does not prune"),
-        ({"movement": {"end": 0.8}, "quantise": {}}, "before units are settled at movement.end 0.8"),
-        ({"movement": {}, "quantise": {"scheme": "int4-weights"}}, "shares a step among 32 inputs"),
-        ({"quantise": {"scheme": "int8-dynamic", "rows": 8}}, "rows calibrate static inputs"),
-    ])
+    @pytest.mark.parametrize(
+        ("compress", "message"),
+        [
+            ({}, "has none of prune, movement and quantise"),
+            ({"prune": {}}, "keep and remove are both empty"),
+            ({"prune": {"keep": {"neurons": 4}, "remove": {"neurons": 0.5}}}, "neurons is in keep and in remove"),
+            ({"prune": {"keep": {"neurons": 4}}, "movement": {}}, "prune and movement contradict each other"),
+            ({"movement": {"start": 0.5}}, "start must be earlier"),
+            ({"movement": {"units": ["heads", "groups"]}}, "heads or groups, not both"),
+            ({"movement": {"keep": {"groups": 1}}}, "keep names groups, which units does not prune"),
+            ({"movement": {"end": 0.8}, "quantise": {}}, "before units are settled at movement.end 0.8"),
+            ({"movement": {}, "quantise": {"scheme": "int4-weights"}}, "shares a step among 32 inputs"),
+            ({"quantise": {"scheme": "int8-dynamic", "rows": 8}}, "rows calibrate static inputs"),
+        ],
+    )
     def test_what_contradicts_itself(self, materials, tmp_path, compress, message):
         self.fails(materials, tmp_path, RecipeError, message, compress=compress)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from potstill.compress.fake import InputGrid, Padding, TokenGrid, WeightGrid
+from potstill.compress.fake_layers import FakeEmbedding, FakeLinear
 from potstill.compress.grids import Grid, Steps
 from potstill.compress.ptq import Codes
 from potstill.core.errors import ModelError
@@ -56,3 +59,41 @@ def load_integers(folder: Path) -> dict[str, Codes]:
             input_grid=None if own["input"] is None else Grid(**own["input"]),
         )
     return found
+
+
+def computing(module: nn.Module, codes: Mapping[str, Codes]) -> nn.Module:
+    """A copy of a model of plain layers, in evaluation mode, that computes what these integers compute: their steps,
+    their rounding of inputs. Raises ModelError where they are those of another model."""
+    twin, grids = copy.deepcopy(module).eval(), dict[int, WeightGrid]()
+    for name, one in codes.items():
+        layer = _layer(twin, name, one)
+        held = grids.setdefault(id(layer.weight), WeightGrid(layer.weight, one.grid))
+        held.step.copy_(one.steps.step)
+        held.zero.copy_(one.steps.zero)
+        if isinstance(layer, nn.Embedding):
+            twin.set_submodule(name, FakeEmbedding(layer, held))
+        else:
+            twin.set_submodule(name, FakeLinear(layer, held, _input_grid(layer.in_features, name, one)))
+    return twin
+
+
+def _layer(module: nn.Module, name: str, one: Codes) -> nn.Linear | nn.Embedding:
+    layer = dict(module.named_modules()).get(name)
+    if not isinstance(layer, (nn.Linear, nn.Embedding)) or layer.weight.shape != one.codes.shape:
+        has = "no such layer" if layer is None else f"{type(layer).__name__}"
+        raise ModelError(
+            f"{name}: the integers have shape {list(one.codes.shape)} and the model has {has} of another: take those "
+            "that lie beside this model"
+        )
+    return layer
+
+
+def _input_grid(width: int, name: str, one: Codes) -> InputGrid | TokenGrid | None:
+    if one.input_grid is None:
+        return None
+    if one.inputs is None:
+        return TokenGrid(one.input_grid)
+    read = InputGrid(width, one.input_grid, (0.0, 1.0), Padding(), name)
+    read.step.copy_(one.inputs.step)
+    read.zero.copy_(one.inputs.zero)
+    return read

@@ -26,7 +26,7 @@ from potstill.compress.plan import PrunePlan, plan_of
 from potstill.compress.prune import apply
 from potstill.compress.ptq import Codes
 from potstill.compress.qat import finish, freeze_ranges
-from potstill.compress.resolve import Resolved, resolve, units_kept
+from potstill.compress.resolve import Resolved, refuse_number, resolve, units_kept
 from potstill.compress.schedule import cubic
 from potstill.core.batch import Batch
 from potstill.core.errors import InputError
@@ -98,10 +98,13 @@ class Compressed:
 
 
 class Shaping:
-    """The `core.protocols.Shaping` of one student."""
+    """The `core.protocols.Shaping` of one student. Raises ModelError for a number of units that cannot stay."""
 
     def __init__(self, module: nn.Module, groups: Sequence[Group], times: Timetable):
         self.module, self.groups, self.times = module, tuple(groups), times
+        for group in groups:
+            if group.kind in times.keep:
+                refuse_number(group.kind, group.units, times.keep[group.kind])
         self._weight = 0.0
 
     @property

@@ -89,10 +89,15 @@ def _any_gate(group: Group) -> Gate:
 def _number(kind: str, asked: Sequence[int], units: int, keep: int | None) -> int:
     if keep is None:
         return max(asked)
+    refuse_number(kind, units, keep)
+    return keep
+
+
+def refuse_number(kind: str, units: int, keep: int) -> None:
+    """Raises ModelError for a number of units that cannot stay."""
     if not 1 <= keep <= units:
         left = " No key-value group would be left." if kind in ("heads", "groups") and keep < 1 else ""
         raise ModelError(f"{kind}: {keep} of {units} cannot be kept: use 1 to {units}.{left}")
-    return keep
 
 
 def _said(kind: str, asked: Sequence[int], kept: int, groups: Sequence[Group]) -> list[str]:

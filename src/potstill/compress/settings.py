@@ -41,9 +41,9 @@ class QuantiseSettings(Settings):
 
     scheme: `int8-static`, weights a step per row, inputs of linears one step each from calibration rows;
     `int8-dynamic`, a step per token; `int8-weights` and `int4-weights` (groups of 32), inputs stay in floats. keep:
-    what stays in floats beside norms and biases. steps: `learned` (LSQ, Esser et al. 2020, arXiv:1902.08153), or `straight-through`
-    from the extremes of weights and a moving average (Jacob et al. 2018, arXiv:1712.05877). rows: that a static scheme
-    is calibrated on. freeze_at: the share of the training after which no range moves.
+    what stays in floats beside norms and biases. steps: `learned` (LSQ, Esser et al. 2020, arXiv:1902.08153), or
+    `straight-through` from the extremes of weights and a moving average (Jacob et al. 2018, arXiv:1712.05877). rows:
+    that a static scheme is calibrated on. freeze_at: the share of the training after which no range moves.
     """
 
     scheme: Literal["int8-static", "int8-dynamic", "int8-weights", "int4-weights"] = "int8-static"

@@ -54,6 +54,7 @@ FLOORS = {
     "measure": 5.5,
     "publish": 5.5,
     "still": 5.7,
+    "cutting": 5.75,
     "serving": 5.7,
     "comparison_page": 5.75,
     "comparison": 5.8,

@@ -34,6 +34,7 @@ FLOORS = {
     "recipes": 3,
     "traffic": 3.2,
     "estimate_rollout": 3.2,
+    "estimate_compress": 3.2,
     "estimate": 3.5,
     "sizes": 3.5,
     "folder": 4,
@@ -85,7 +86,7 @@ TORCH_FREE = [
         "teachers.endpoint_settings",
     ),
     *("data.order_settings", "data.augment.settings", "data.curriculum.graph", "data.difficulty.schedule"),
-    *("teachers.forms", "teachers.framing", "students.shape", "traffic", "estimate", "sizes"),
+    *("teachers.forms", "teachers.framing", "students.shape", "traffic", "estimate", "estimate_compress", "sizes"),
     *("recipes.catalogue", "redaction", "environment", "cli.main", "cli.summary"),
 ]
 LARGEST_FILE = 400

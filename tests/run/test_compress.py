@@ -80,7 +80,7 @@ class TestJoint:
         pressed = [line["step"] for line in lines if "part.importance" in line]
         assert pressed == [4]
 
-    @pytest.mark.parametrize("cut", [1, 2, 3, 4, 5, 7, 8])
+    @pytest.mark.parametrize("cut", [*(pytest.param(step, marks=pytest.mark.slow) for step in (1, 2, 3, 5, 7, 8)), 4])
     def test_a_run_that_was_stopped_ends_as_one_that_was_not(self, undisturbed, materials, tmp_path, monkeypatch, cut):
         class Died(Exception):
             pass
@@ -124,6 +124,7 @@ class TestJoint:
             assert all(torch.equal(first[name], second[name]) for name in first), place
 
 
+@pytest.mark.slow
 def test_ranges_that_move_go_on_where_they_were(materials, tmp_path, monkeypatch):
     quantise = {"scheme": "int8-static", "rows": 16, "steps": "straight-through"}
     recipe = joint(materials, quantise=quantise)

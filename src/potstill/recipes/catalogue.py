@@ -52,7 +52,7 @@ RECIPES: dict[str, Row] = {
     ),
     "jpqd": Row(
         file="jpqd.yaml",
-        line="57-way subject of a question: two blocks lose half of their neurons and most of their bits, taught",
+        line="57-way subject of a question: two blocks lose most of their neurons and their bits, taught",
         paper="Sanh et al. 2020, Movement pruning, arXiv 2005.07683; JPQD as NNCF had it until 3.0",
     ),
     "takd": Row(

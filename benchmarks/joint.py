@@ -15,7 +15,8 @@ seed, and teaches all; a seed decides the order of rows, dropout and fresh weigh
 runs/joint/ARM-seed-N, so a stopped benchmark goes on where it was. No checkpoint is chosen: what is measured, on the
 2,000 test rows, is what the integers of the last step compute. `floats`: the same weights without rounded inputs,
 for `distilled` without any rounding. bytes: weights as integers with their steps, the rest in fp32. seconds: of
-training after the teacher's. The tables go to standard output as Markdown, the numbers to benchmarks/results/joint.json.
+training after the teacher's. The tables go to standard output as Markdown, the numbers to
+benchmarks/results/joint.json.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def test_the_valid_ones_are_valid():
     ],
 )
 def test_contradictions(task, changes, path, words):
-    assert words in faults(task, *changes)[path]
+    assert words in faults(task, *changes)[path].reason
 
 
 def test_a_plan_counts_what_is_trained_and_what_leaves():

@@ -20,6 +20,7 @@ FLOORS = {
     "students": 1,
     "data": 1,
     "compress": 2,
+    "compressing": 5.3,
     "objectives": 2,
     "teachers": 2,
     "train": 2,
@@ -33,6 +34,7 @@ FLOORS = {
     "recipes": 3,
     "traffic": 3.2,
     "estimate_rollout": 3.2,
+    "estimate_compress": 3.2,
     "estimate": 3.5,
     "sizes": 3.5,
     "folder": 4,
@@ -56,6 +58,7 @@ FLOORS = {
     "publish": 5.5,
     "deployed": 5.6,
     "still": 5.7,
+    "cutting": 5.75,
     "serving": 5.7,
     "comparison_page": 5.75,
     "comparison": 5.8,
@@ -69,13 +72,17 @@ FOREIGN_TRAINERS = {"pytorch_lightning", "lightning", "trl", "accelerate", "igni
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
 TORCH_FREE = [
     *("core.errors", "core.lineage", "core.example", "core.settings", "core.task", "core.record", "core.progress"),
-    *(f"{room}.settings" for room in ("data", "students", "objectives", "teachers", "train", "evaluate", "export")),
+    *(
+        f"{room}.settings"
+        for room in ("compress", "data", "students", "objectives", "teachers", "train", "evaluate", "export")
+    ),
     *("cluster.settings", "cluster.job", "cluster.supervise", "cluster.member"),
     *("config", "recipe_rules", "recipe_text", "recipe_names", "recipe_faults", "recipe_overrides", "recipe_yaml"),
     *(
         "recipe_writing",
         "recipe_order",
         "recipe_augment",
+        "recipe_compress",
         "recipe_places",
         "recipe_rollout",
         "recipe_tutors",
@@ -83,7 +90,7 @@ TORCH_FREE = [
     ),
     *("data.order_settings", "data.augment.settings", "data.curriculum.graph", "data.difficulty.schedule"),
     *("data.verify.settings", "data.curate.settings", "recipe_curating"),
-    *("teachers.forms", "teachers.framing", "students.shape", "traffic", "estimate", "sizes"),
+    *("teachers.forms", "teachers.framing", "students.shape", "traffic", "estimate", "estimate_compress", "sizes"),
     *("recipes.catalogue", "redaction", "environment", "cli.main", "cli.summary"),
 ]
 LARGEST_FILE = 400

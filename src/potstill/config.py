@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from potstill import recipe_places as places
 from potstill import recipe_rules as rules
+from potstill.compress.settings import CompressSettings
 from potstill.core.settings import Settings
 from potstill.core.task import Task
 from potstill.data.augment.settings import AugmentSettings
@@ -19,6 +20,7 @@ from potstill.evaluate.settings import EvaluateSettings
 from potstill.export.settings import ExportSettings
 from potstill.objectives.settings import ObjectiveSettings
 from potstill.recipe_augment import augment_data_rules, augment_rules
+from potstill.recipe_compress import compress_rules
 from potstill.recipe_order import order_rules
 from potstill.recipe_rollout import rollout_rules
 from potstill.recipe_rules import Contradiction
@@ -48,8 +50,8 @@ class StageSettings(Settings):
     task, data: of this stage alone, where they are not the recipe's, such as a masked language model that is fitted on
     text before a classifier is taught. order: which rows are learnt from when, where not every row in every pass.
     augment: more rows from the rows there are. use: `labelled` keeps the rows that have a label, `all` takes the
-    unlabelled ones too. rollout: learn from text that the student writes during the training, too. hop: the gain over
-    an earlier stage from which this one pays.
+    unlabelled ones too. rollout: learn from text that the student writes during the training, too. compress: fewer
+    units and fewer bits. hop: the gain over an earlier stage from which this one pays.
     """
 
     name: Annotated[str, Field(pattern=STAGE_NAME, description="lower case letters, digits and -, at most 40")]
@@ -60,6 +62,7 @@ class StageSettings(Settings):
     order: OrderSettings | None = None
     augment: AugmentSettings | None = None
     rollout: RolloutSettings | None = None
+    compress: CompressSettings | None = None
     hop: HopSettings | None = None
     task: Task | None = None
     data: DataSettings | None = None
@@ -76,7 +79,7 @@ class Recipe(Settings):
     """A run. `stages` come first, in order; the block of student, teacher, objective and train is the last one.
 
     order: which rows the last stage learns from when, where not every row in every pass. augment: more rows for the
-    last stage from the rows there are. controls: the same student
+    last stage from the rows there are. compress: fewer units and fewer bits. controls: the same student
     without the teacher, in plain passes at equal steps (`labels`), the same student as
     initialised (`untrained`), and TF-IDF with logistic regression (`tfidf`): what the taught student must be held
     against.
@@ -100,6 +103,7 @@ class Recipe(Settings):
     order: OrderSettings | None = None
     augment: AugmentSettings | None = None
     rollout: RolloutSettings | None = None
+    compress: CompressSettings | None = None
     hop: HopSettings | None = None
     evaluate: EvaluateSettings = EvaluateSettings()
     export: ExportSettings = ExportSettings()
@@ -117,6 +121,7 @@ class Recipe(Settings):
             order=self.order,
             augment=self.augment,
             rollout=self.rollout,
+            compress=self.compress,
             hop=self.hop,
         )
 
@@ -171,6 +176,7 @@ class Recipe(Settings):
         yield from places.store_rules(task, stage)
         yield from order_rules(task, data, stage)
         yield from rollout_rules(task, data, stage)
+        yield from compress_rules(stage)
         yield from choice_rules(task, stage)
         yield from augment_data_rules(task, data, stage)
         if _apart(training):

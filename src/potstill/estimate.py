@@ -17,6 +17,7 @@ from potstill.config import Recipe, StageSettings
 from potstill.core.errors import InputError
 from potstill.data.difficulty.schedule import batches, readings
 from potstill.data.settings import DataSettings
+from potstill.estimate_compress import leaving_shape, trained_shape
 from potstill.estimate_rollout import Writing, writing
 from potstill.students.settings import ModelSettings
 from potstill.students.shape import ModelShape, shape_of, student_shape
@@ -81,14 +82,14 @@ def estimate(recipe: Recipe) -> list[StageEstimate]:
     shapes: dict[str, ModelShape] = {}
     for stage in (*recipe.stages, recipe.final):
         one = _stage(recipe, stage, shapes)
-        shapes[stage.name] = one.student
+        shapes[stage.name] = leaving_shape(one.student, stage.compress)
         found.append(one)
     return found
 
 
 def _stage(recipe: Recipe, stage: StageSettings, shapes: Mapping[str, ModelShape]) -> StageEstimate:
     recipe = recipe.seen_by(stage)
-    student = student_shape(stage.student, shapes)
+    student = trained_shape(student_shape(stage.student, shapes), stage.compress)
     teachers = tuple(shape_of(one, shapes) for one in (stage.teacher.models if stage.teacher else ()))
     train, length = stage.train, recipe.data.max_length
     rows = train.per_device_train_batch_size * train.gradient_accumulation_steps

@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from potstill.compress.settings import CompressSettings
 from potstill.core.names import why_no_name
 from potstill.core.task import Task
 from potstill.data.augment.settings import AugmentSettings
@@ -93,6 +94,11 @@ class Training(Protocol):
     @property
     def rollout(self) -> RolloutSettings | None:
         """How often from its own text."""
+        ...
+
+    @property
+    def compress(self) -> CompressSettings | None:
+        """How much smaller meanwhile."""
         ...
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from potstill.config import Recipe, StageSettings
 from potstill.core.errors import ModelError
+from potstill.estimate_compress import leaving_shape
 from potstill.students.settings import ModelSettings
 from potstill.students.shape import ModelShape, shape_of, student_shape
 
@@ -19,7 +20,7 @@ def refuse_larger_tutors(recipe: Recipe) -> None:
     head = recipe.task != "classify"
     for stage in (*recipe.stages, recipe.final):
         try:
-            shapes[stage.name] = student_shape(stage.student, shapes)
+            shapes[stage.name] = leaving_shape(student_shape(stage.student, shapes), stage.compress)
             teachers = [shape_of(one, shapes) for one in teachers_of(stage)]
         except (ModelError, KeyError):  # not on this machine, or made from such a one
             continue

@@ -10,10 +10,12 @@ from typing import Any
 
 from torch import nn
 
-from potstill import assemble, onpolicy, ordering
+from potstill import assemble, compressing, onpolicy, ordering
 from potstill.augmenting import account, augmented
 from potstill.bench import Bench
 from potstill.chains import ended, hash_of, idle_record, parents, product_of, verdict
+from potstill.compress.joint import Pressed
+from potstill.compressing import Student
 from potstill.config import StageSettings
 from potstill.core.protocols import Observer
 from potstill.data.prepare import Prepared
@@ -28,7 +30,7 @@ from potstill.students.taps import outputs
 from potstill.train.capture import load_weights
 from potstill.train.loop import train
 from potstill.train.observe import Console, LogFile
-from potstill.train.plan import TrainPlan, TrainResult
+from potstill.train.plan import TrainPlan, TrainResult, Unshaped
 from potstill.vocabularies import refuse_other_vocabularies
 
 DONE = "stage.json"
@@ -51,11 +53,13 @@ def run_stage(bench: Bench, stage: StageSettings, *, steps: int | None = None) -
         bench = bench.seen_by(stage)
         refuse_other_vocabularies(bench, stage)
         made, plain = assemble.student(bench, stage.student)
+        made = compressing.pruned(bench, stage, made, plain, place)
         prepared = plain if steps == 0 else augmented(bench, stage, plain, made.tokenizer)
         varied = None if steps == 0 else account(bench, stage, plain)
+        student = compressing.shaped(bench, stage, made, prepared, steps)
         with bench.closing:
-            result = None if steps == 0 else learn(bench, stage, made, prepared, place, steps)
-        bench.ranks.lead(lambda: finish(bench, stage, made, prepared, result, place, varied))
+            result = None if steps == 0 else learn(bench, stage, student, prepared, place, steps)
+        bench.ranks.lead(lambda: finish(bench, stage, student, prepared, result, place, varied))
     stand(bench, stage.name)
 
 
@@ -67,7 +71,7 @@ def stand(bench: Bench, name: str) -> None:
 def finish(
     bench: Bench,
     stage: StageSettings,
-    made: LoadedModel,
+    student: Student,
     prepared: Prepared,
     result: TrainResult | None,
     place: Path,
@@ -77,8 +81,9 @@ def finish(
     with writing(place / REJECTS):
         prepared.quarantine.write(place / REJECTS)
     if result is not None:
-        load_weights(result.best, made.module)
-        made.module.eval()
+        load_weights(result.best, student.made.module)
+        student.made.module.eval()
+    made = compressing.leaving(bench, student, place)
     product, aside = place / "model", place / "model.partial"
     shutil.rmtree(aside, ignore_errors=True)
     try:
@@ -97,16 +102,19 @@ def finish(
         done["augment"] = dict(varied)
     if (origins := bench.folder.read_json(f"stages/{stage.name}/{ORIGINS}")) is not None:
         done["rollout"] = origins
+    if (record := bench.folder.read_json(f"stages/{stage.name}/{compressing.RECORD}")) is not None:
+        done["compress"] = record
     done["left_out"] = bench.folder.read_json(f"stages/{stage.name}/{LEFT_OUT}") or []
     bench.folder.write_json(f"stages/{stage.name}/{DONE}", done)
     shutil.rmtree(place / "checkpoints", ignore_errors=True)
 
 
 def learn(
-    bench: Bench, stage: StageSettings, made: LoadedModel, prepared: Prepared, place: Path, steps: int | None
+    bench: Bench, stage: StageSettings, student: Student, prepared: Prepared, place: Path, steps: int | None
 ) -> TrainResult:
     """The training itself, shared with the other ranks; its checkpoints lie in `place`."""
     bench.stop.check()
+    made, shaping = student.made, student.shaping
     heard = assemble.teacher(bench, stage, made, prepared, place)
     objective, companion = assemble.objective(bench, stage, made, heard, prepared)
     bench.ranks.lead(lambda: bench.folder.write_json(f"stages/{stage.name}/{LEFT_OUT}", list(heard.left_out)))
@@ -138,14 +146,18 @@ def learn(
         seed=bench.recipe.seed,
         module=module,
         forward=answer,
-        objective=objective,
+        objective=objective if shaping is None else Pressed(objective, shaping),
         source=looked_ahead(bench, stage, drawn, heard.teacher, objective.want()),
         teacher=heard.teacher,
-        evaluate=None
-        if evaluated is None or not stage.objective.answers
-        else ordering.evaluation(bench, stage, learner, prepared),
+        evaluate=compressing.observed(
+            shaping,
+            None
+            if evaluated is None or not stage.objective.answers
+            else ordering.evaluation(bench, stage, learner, prepared),
+        ),
         head=names_of(module, "head"),
         companion=companion,
+        shaping=shaping or Unshaped(),
         resume_command=f"potstill resume {bench.folder.root}",
         ranks=bench.ranks,
     )

@@ -12,6 +12,7 @@ import torch
 
 from potstill.bench import Bench
 from potstill.chains import told
+from potstill.compressing import refuse_ranks
 from potstill.config import Recipe, StageSettings
 from potstill.core.errors import FolderError, InputError, RunError
 from potstill.core.outcome import Finding
@@ -175,6 +176,7 @@ def distil(bench: Bench, *, again: str | None = None, formats: Sequence[str] = (
     """
     folder = bench.folder
     bench.ranks.everywhere(lambda: refuse_larger_tutors(bench.recipe))
+    bench.ranks.everywhere(lambda: refuse_ranks(bench))
     bench.ranks.lead(lambda: refuse_not_installed(bench.recipe.export.formats))
     for stage in (*bench.recipe.stages, bench.recipe.final):
         run_stage(bench, stage)

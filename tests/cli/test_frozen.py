@@ -26,6 +26,10 @@ FROZEN = {
         *("--tls-cert", "--tls-key", "--calibrate", "--bf16", "--limit", "--trust-remote-code", "--json"),
     ],
     "cluster": ["FILE", "--json"],
+    "compress": [
+        *("MODEL_OR_RUN", "KEY.SUB=VALUE", "--recipe", "--keep", "--remove", "--rows", "--plan", "--output-dir"),
+        *("--trust-remote-code", "--json"),
+    ],
     "compare": ["ARM", "--seeds", "--output-dir", "--any-budget", "--json"],
 }
 GLOBAL = ["--traceback", "--version"]

@@ -9,14 +9,20 @@ from safetensors.torch import load_file, save_file
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from potstill.compress.choose import UnitScores, choose
+from potstill.compress.integers import computing
+from potstill.compress.joint import Shaping, Timetable
+from potstill.compress.movement import install
 from potstill.compress.prune import apply, gated
+from potstill.compress.qat import prepare_qat
+from potstill.compress.scheme import SCHEMES
 from potstill.core.signal import Want
 from potstill.students.axes import sizes_of
 from potstill.students.fingerprint import count_parameters
 from potstill.students.load import load_model
 from potstill.students.settings import ModelSettings
-from potstill.students.surgery import neuron_scores
+from potstill.students.surgery import keep_layers, neuron_scores
 from potstill.students.taps import outputs
+from tests.compress.calibration import rows_for
 from tests.students.tiny import batch_of
 
 ENCODER = [
@@ -132,6 +138,31 @@ def test_the_decoder_is_read_by_transformers_alone(decoder, tmp_path):
     _, small = both(decoder, DECODER[-1], batch)
     small.save_pretrained(tmp_path)
     reloaded(tmp_path, batch, small, "AutoModelForCausalLM", "")
+
+
+@pytest.mark.slow
+def test_the_decoder_jointly_in_depth_neurons_groups_and_bits(decoder, tmp_path):
+    """Four of its blocks, three steps: warm-up, resolution and ranges that stand, then a plain folder."""
+    batch = rows_for("llama", rows=2, length=12, padded=(0, 0))
+    times = Timetable(start=0, end=1, freeze=2, pressure=0.5, keep={"neurons": 768, "groups": 2})
+    twin = prepare_qat(keep_layers(decoder, (0, 10, 20, 29)), SCHEMES["int8-dynamic"])
+    shaping = Shaping(twin, install(twin, ("neurons", "groups")), times)
+    optimiser = torch.optim.SGD([one for one in twin.parameters() if one.requires_grad], lr=1e-4)
+    for step in range(3):
+        shaping.before(step)
+        found = outputs(twin, batch, Want()).logits_BTV
+        (found.logsumexp(-1).mean() + (shaping.penalty() or 0.0)).backward()
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+    done = shaping.finish()
+    after = sizes_of(done.module)
+    assert (after.depth, after.neurons, after.groups, after.heads) == (4, 768, 2, 6)
+    assert count_parameters(done.module) == done.plan.parameters_after
+    assert len(done.codes) == 4 * 7
+    whole = computing(done.module, done.codes)
+    assert (logits(whole, batch) - logits(twin.eval(), batch)).abs().max() < 1e-2
+    done.module.save_pretrained(tmp_path)
+    reloaded(tmp_path, batch, done.module, "AutoModelForCausalLM", "")
 
 
 def reloaded(folder, batch, small, kind, options):

@@ -16,6 +16,7 @@ import typer
 
 from potstill.cli.cluster import cluster
 from potstill.cli.compare import compare
+from potstill.cli.compress import compress
 from potstill.cli.cp import cp
 from potstill.cli.curate import curate
 from potstill.cli.doctor import doctor
@@ -51,6 +52,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "serve": serve,
     "cluster": cluster,
     "compare": compare,
+    "compress": compress,
 }
 # typer keeps a copy of click, or depends on it, by version; its public BadParameter leads to the common class of both.
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]

@@ -142,6 +142,11 @@ class InputGrid(nn.Module):
             self._fit()
 
     @property
+    def track_running_stats(self) -> bool:
+        """Whether a forward pass in training changes buffers; torch's name for it, by which a step is taken back."""
+        return self.moves
+
+    @property
     def ranged(self) -> bool:
         """Whether a range is known."""
         return not bool(self.low.isnan())

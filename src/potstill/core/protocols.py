@@ -73,3 +73,21 @@ class Observer(Protocol):
     """A read-only watcher of a run. `event` is "start", "step", "skip", "evaluate", "checkpoint" or "end"."""
 
     def notice(self, event: str, progress: Progress, values: Mapping[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class Shaping(Protocol):
+    """What a student becomes while it learns, beside what its weights learn: a function of the step, applied between
+    two of them.
+
+    settled: evaluations before this step are not of the student that leaves, and choose nothing. before: what is due
+    when `step` steps are done and the next one begins; it may come twice. reach: give a module that was just built the
+    parts that it has after `step` steps, so that a save of that moment fits.
+    """
+
+    @property
+    def settled(self) -> int: ...
+
+    def before(self, step: int) -> None: ...
+
+    def reach(self, step: int) -> None: ...

@@ -50,6 +50,11 @@ RECIPES: dict[str, Row] = {
         line="SmolLM2-135M-Instruct to half of its layers, then skew KL with an adaptive share of its own text",
         paper="Ko et al. 2024, DistiLLM, arXiv 2402.03898",
     ),
+    "jpqd": Row(
+        file="jpqd.yaml",
+        line="57-way subject of a question: two blocks lose most of their neurons and their bits, taught",
+        paper="Sanh et al. 2020, Movement pruning, arXiv 2005.07683; JPQD as NNCF had it until 3.0",
+    ),
     "takd": Row(
         file="takd.yaml",
         line="57-way subject of a question: MiniLM-L6 teaches a tutor, which teaches a student a 24th of its size",

@@ -178,6 +178,20 @@ METHODS: Mapping[str, Method] = {
         "teacher.choose", None, "teacher: {choose: closer}, with a teacher and a tutor in models",
         "rows without labels, where nobody can be found wrong",
     ),
+    "prune": Method(
+        "Smaller models", "units taken out by scores, before the training", "Molchanov et al. 2017, arXiv:1611.06440",
+        "compress.prune", None, "compress: {prune: {remove: {neurons: 0.5}}}",
+        "heads of architectures whose config has no head size of its own",
+    ),
+    "movement": Method(
+        "Smaller models", "units that the student can do without, found while it learns",
+        "Sanh et al. 2020, Movement pruning, arXiv:2005.07683", "compress.movement", None, "compress: {movement: {}}",
+        "a body that is frozen; a training of so few steps that nothing moves",
+    ),
+    "quantise": Method(
+        "Smaller models", "training on the integers that leave", "Esser et al. 2020, LSQ, arXiv:1902.08153",
+        "compress.quantise", None, "compress: {quantise: {}}", "8 bits of a model that rounding alone leaves as it is",
+    ),
 }  # fmt: skip
 
 

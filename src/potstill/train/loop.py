@@ -83,7 +83,8 @@ def _evaluate(running: Running) -> None:
         restore_random_state(running.before.random)
     metrics = plan.ranks.lead(lambda: found)
     now.metrics, now.evaluated = metrics, now.step
-    judge(now, plan.settings, metrics)
+    if now.step >= plan.shaping.settled:
+        judge(now, plan.settings, metrics)
     running.curve.append("evaluate", now.step, {f"validation.{name}": value for name, value in metrics.items()})
     running.notify("evaluate", metrics)
 
@@ -101,6 +102,7 @@ def _advance(running: Running, flag: StopFlag) -> None:
     """One optimiser step, taken or skipped."""
     plan, now, settings = running.plan, running.standing, running.plan.settings
     started = time.perf_counter()
+    plan.shaping.before(now.step)
     warmup = warmup_steps(settings, plan.max_steps)
     factor = schedule_factor(settings.lr_scheduler_type, now.step, warmup=warmup, max_steps=plan.max_steps)
     set_learning_rate(running.optimiser, factor)

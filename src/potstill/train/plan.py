@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from potstill.core.errors import InputError
-from potstill.core.protocols import BatchSource, Forward, Objective, Teacher
+from potstill.core.protocols import BatchSource, Forward, Objective, Shaping, Teacher
 from potstill.train.precision import Precision
 from potstill.train.ranks import Alone, Ranks
 from potstill.train.settings import TrainSettings
@@ -32,6 +32,18 @@ class Companion:
     gradient_limit: float
 
 
+class Unshaped:
+    """The `Shaping` of a student that stays what it is."""
+
+    settled = 0
+
+    def before(self, step: int) -> None:
+        """Nothing is due."""
+
+    def reach(self, step: int) -> None:
+        """Nothing has changed."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrainPlan:
     """Everything one training needs.
@@ -41,8 +53,8 @@ class TrainPlan:
     forward: runs `module`, so that its gradients reach the module's parameters. source: stands at its beginning.
     evaluate: called with the module in eval mode; returns metrics by name, and polls the stop flag if it takes long.
     head: names of the parameters that `settings.head_learning_rate` is for. companion: what else learns.
-    resume_command: said to the user. ranks: who shares the work; the steps are those of one process, however many
-    share them.
+    shaping: what the student becomes meanwhile. resume_command: said to the user. ranks: who shares the work; the
+    steps are those of one process, however many share them.
     """
 
     settings: TrainSettings
@@ -58,6 +70,7 @@ class TrainPlan:
     evaluate: Callable[[], Mapping[str, float]] | None = None
     head: tuple[str, ...] = ()
     companion: Companion | None = None
+    shaping: Shaping = field(default_factory=Unshaped)
     resume_command: str = "potstill resume RUN"
     ranks: Ranks = field(default_factory=Alone)
 

@@ -144,6 +144,7 @@ def begin(
     else:
         precision = Precision(**checkpoint.state["precision"])
         standing, kept = Standing(**checkpoint.state["standing"]), {checkpoint.step}
+        plan.shaping.reach(checkpoint.step)
         _restore(plan, checkpoint, optimiser)
         if checkpoint.state["threads"] != torch.get_num_threads():
             threads = f"{checkpoint.state['threads']} threads before, {torch.get_num_threads()} now"

@@ -52,6 +52,7 @@ FLOORS = {
     "stage": 5.5,
     "measure": 5.5,
     "publish": 5.5,
+    "target": 5.6,
     "still": 5.7,
     "serving": 5.7,
     "comparison_page": 5.75,

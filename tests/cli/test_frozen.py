@@ -12,11 +12,11 @@ FROZEN = {
     "doctor": ["--json"],
     "plan": [
         *("FILE", "KEY.SUB=VALUE", "--batch", "--length", "--vocabulary", "--hidden"),
-        *("--bytes", "--top-k", "--teachers", "--bandwidth", "--json"),
+        *("--bytes", "--top-k", "--teachers", "--bandwidth", "--efficiency", "--json"),
     ],
     "run": ["FILE", "KEY.SUB=VALUE", "--output-dir", "--trust-remote-code", "--rank-timeout", "--json"],
     "resume": ["RUN", "--trust-remote-code", "--rank-timeout", "--json"],
-    "evaluate": ["MODEL_OR_RUN", "KEY.SUB=VALUE", "--recipe", "--trust-remote-code", "--json"],
+    "evaluate": ["MODEL_OR_RUN", "KEY.SUB=VALUE", "--recipe", "--cost", "--trust-remote-code", "--json"],
     "export": ["RUN", "--format", "--trust-remote-code", "--json"],
     "report": ["RUN", "--json"],
     "write": ["FILE", "KEY.SUB=VALUE", "--output", "--json"],

@@ -51,6 +51,7 @@ _COSTS = (
     ("cost.energy_j", "J/row", "plain"),
     ("cost.decode_tokens_s", "tokens/s", "plain"),
     ("cost.decode_efficiency", "of the bound", "percent"),
+    ("cost.decode_prediction", "predicted", "percent"),
 )
 
 

@@ -14,7 +14,8 @@ import torch
 from potstill.bench import Bench
 from potstill.core.errors import DataError
 from potstill.core.outcome import Finding
-from potstill.evaluate.bandwidth import DecodeLoad, decode_finding, measured_bandwidth
+from potstill.estimate import decode_prediction
+from potstill.evaluate.bandwidth import DecodeLoad, decode_finding, measured_bandwidth, prediction_finding
 from potstill.evaluate.cost import deployed_bytes
 from potstill.evaluate.energy import counters, energy_of
 from potstill.evaluate.settings import CostSettings
@@ -26,6 +27,8 @@ from potstill.evaluate.timing import (
     torch_threads,
 )
 from potstill.export.rows import tensors_of
+from potstill.students.settings import ModelSettings
+from potstill.students.shape import shape_of
 from potstill.target.memory import memory_of
 from potstill.target.subjects import Subject, subjects
 
@@ -100,7 +103,7 @@ def _energy(calls: dict[str, Call], cost: CostSettings) -> list[Finding]:
 
 
 def _decoding(bench: Bench, writing: Sequence[Subject], cost: CostSettings) -> list[Finding]:
-    """Greedy decoding of one row, and how near it comes to what the memory bus allows."""
+    """Greedy decoding of one row, how near it comes to what the memory bus allows, and what `plan` would have said."""
     test = writing[0].prepared.test
     assert test is not None
     prompt_BL = torch.from_numpy(test.encoded[0].tokens[:PROMPT_TOKENS]).long()[None]
@@ -109,12 +112,15 @@ def _decoding(bench: Bench, writing: Sequence[Subject], cost: CostSettings) -> l
     seconds = time_interleaved(calls, rounds=max(5, cost.rounds // 4), threads=cost.threads, warm_up=1, rest=REST)
     conditions = Conditions(1, cost.new_tokens, cost.threads, bench.recipe.evaluate.bootstrap, bench.recipe.seed)
     findings = rate_findings("cost.decode_tokens_s", seconds, conditions, items=cost.new_tokens, unit="tokens/s")
-    for name, one in decoders.items():
+    for one in writing:
         bench.stop.check()
-        bandwidth = measured_bandwidth(one.weight_bytes, threads=cost.threads)
-        fastest = cost.new_tokens / min(seconds[name])
-        load = DecodeLoad(one.weight_bytes)
-        findings.append(decode_finding(name, fastest, load, bytes_per_second=bandwidth))
+        load, times = DecodeLoad(decoders[one.name].weight_bytes), seconds[one.name]
+        bandwidth = measured_bandwidth(int(load.weight_bytes), threads=cost.threads)
+        fastest, usual = cost.new_tokens / min(times), cost.new_tokens / float(np.median(times))
+        findings.append(decode_finding(one.name, fastest, load, bytes_per_second=bandwidth))
+        if one.engine == "PyTorch":
+            shape = shape_of(ModelSettings(model_name_or_path=str(one.folder)), {})
+            findings.append(prediction_finding(one.name, decode_prediction(shape, bandwidth), usual))
     return findings
 
 

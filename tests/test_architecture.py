@@ -56,6 +56,7 @@ FLOORS = {
     "still": 5.7,
     "serving": 5.7,
     "comparison_page": 5.75,
+    "tuning": 5.8,
     "comparison": 5.8,
     "cli": 6,
     "__main__": 7,

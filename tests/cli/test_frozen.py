@@ -25,6 +25,10 @@ FROZEN = {
         *("--tls-cert", "--tls-key", "--calibrate", "--bf16", "--limit", "--trust-remote-code", "--json"),
     ],
     "cluster": ["FILE", "--json"],
+    "tune": [
+        *("FILE", "KEY.SUB=[A,B]", "--format", "--megabytes", "--milliseconds", "--trials", "--seed"),
+        *("--output-dir", "--json"),
+    ],
     "compare": ["ARM", "--seeds", "--output-dir", "--any-budget", "--json"],
 }
 GLOBAL = ["--traceback", "--version"]

@@ -115,17 +115,7 @@ def tune(search: Search, *, trials: int, output_dir: Path, seed: int = 0, say: C
     output_dir.mkdir(parents=True, exist_ok=True)
     _refuse_another(search, output_dir / "search.json")
     study, optuna = _study(output_dir, seed)
-    states = optuna.trial.TrialState
-    for one in study.get_trials(deepcopy=False, states=(states.RUNNING,)):  # a process that was killed left it
-        study.tell(one.number, state=states.FAIL)
-        study.enqueue_trial(one.params)
-    if search.combinations <= trials:
-        for values in product(*search.choices.values(), search.formats):
-            study.enqueue_trial(dict(zip((*search.choices, FORMAT), values, strict=True)), skip_if_exists=True)
-        left = len(study.get_trials(deepcopy=False, states=(states.WAITING,)))
-    else:
-        left = trials - len(study.get_trials(deepcopy=False, states=(states.COMPLETE,)))
-    for _ in range(left):
+    for _ in range(_asked(search, study, optuna.trial.TrialState, trials)):
         trial = study.ask()
         chosen = {key: trial.suggest_categorical(key, list(values)) for key, values in search.choices.items()}
         form = trial.suggest_categorical(FORMAT, list(search.formats))
@@ -133,13 +123,13 @@ def tune(search: Search, *, trials: int, output_dir: Path, seed: int = 0, say: C
             one = tried(search, chosen, form, output_dir, say)
         except (RecipeError, ModelError, DataError) as error:
             say(f"{chosen} cannot be: {error}")
-            study.tell(trial, state=states.FAIL)
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
             continue
         trial.set_constraint("budget", getattr(one, search.unit) - search.budget)
         trial.set_user_attr("tried", asdict(one))
         study.tell(trial, [one.quality, getattr(one, search.unit)])
         say(f"{one.name}: {one.quality:.4f}, {one.megabytes:.2f} MB, {one.milliseconds:.2f} ms")
-    done = study.get_trials(deepcopy=False, states=(states.COMPLETE,))
+    done = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
     found = {one.user_attrs["tried"]["folder"]: Tried(**one.user_attrs["tried"]) for one in done}
     if not found:
         raise InputError("no trial could be run: look at what was said of each, and change the choices")
@@ -160,6 +150,18 @@ def _study(output_dir: Path, seed: int) -> tuple[Any, Any]:
         sampler=optuna.samplers.TPESampler(seed=seed),
     )
     return study, optuna
+
+
+def _asked(search: Search, study: Any, states: Any, trials: int) -> int:
+    """How many trials there are still to be, those in the queue that are known by now."""
+    for one in study.get_trials(deepcopy=False, states=(states.RUNNING,)):  # a process that was killed left it
+        study.tell(one.number, state=states.FAIL)
+        study.enqueue_trial(one.params)
+    if search.combinations > trials:
+        return max(0, trials - len(study.get_trials(deepcopy=False, states=(states.COMPLETE,))))
+    for values in product(*search.choices.values(), search.formats):
+        study.enqueue_trial(dict(zip((*search.choices, FORMAT), values, strict=True)), skip_if_exists=True)
+    return len(study.get_trials(deepcopy=False, states=(states.WAITING,)))
 
 
 def _refuse_another(search: Search, file: Path) -> None:

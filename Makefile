@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: bench-loss bench-wire bench-transport bench-overlap install demo test test-slow test-endpoint lint docs clean \
-	half-decoder seeds-classifier seeds-half-decoder
+	half-decoder headline seeds-classifier seeds-half-decoder
 
 install: $(VENV)/.dev
 
@@ -37,6 +37,10 @@ demo: $(VENV)/.demo
 
 half-decoder: $(VENV)/.demo
 	@$(BIN)/potstill run half-decoder --output-dir runs/half-decoder
+
+# From nothing: the teacher, three seeds of every student, their exports, and all of them timed in turn.
+headline: $(VENV)/.dev
+	@$(BIN)/python benchmarks/headline.py --seeds 0 1 2
 
 seeds-classifier: $(VENV)/.demo
 	@$(BIN)/python benchmarks/seeds.py classifier --seeds 0 1 2

@@ -4,7 +4,7 @@ import pytest
 
 from potstill.config import Recipe
 from potstill.core.errors import InputError
-from potstill.estimate import decode_ceiling, estimate
+from potstill.estimate import decode_ceiling, decode_prediction, estimate
 from potstill.recipe_yaml import load_recipe
 from potstill.students.packaged import find_packaged
 from potstill.students.settings import ModelSettings
@@ -56,7 +56,9 @@ def test_what_only_the_data_tells_is_unknown():
     assert one.steps == 5
 
 
-@pytest.mark.parametrize("name", ["classifier", "composed", "curriculum", "da-kd", "distillm", "gkd", "half-decoder"])
+@pytest.mark.parametrize(
+    "name", ["classifier", "composed", "curriculum", "da-kd", "distillm", "gkd", "half-decoder", "headline"]
+)
 def test_the_shipped_recipes(name):
     stages = estimate(load_recipe(name))
     assert stages[-1].name == "student"
@@ -71,6 +73,10 @@ def test_decoding():
     assert decode_ceiling(shape, 15e9) == pytest.approx(15e9 / (4 * 134.5e6), rel=0.01)
     with pytest.raises(InputError, match="above 0"):
         decode_ceiling(shape, 0)
+    assert decode_prediction(shape, 15e9, 0.5) == 0.5 * decode_ceiling(shape, 15e9)
+    assert decode_prediction(shape, 15e9, 0.5, 1) == 4 * decode_prediction(shape, 15e9, 0.5)
+    with pytest.raises(InputError, match="share of the bandwidth"):
+        decode_prediction(shape, 15e9, 1.5)
 
 
 WRITES = {"prompt_tokens": 16, "max_new_tokens": 64}

@@ -27,12 +27,13 @@ from potstill.report.page import render
 from potstill.sizes import refuse_larger_tutors
 from potstill.stage import curve, run_stage
 from potstill.students.settings import ModelSettings
+from potstill.target.cost import measure_cost
 from potstill.train.join import TIMEOUT_SECONDS, joined
 from potstill.train.lock import RunLock
 from potstill.train.memory import keep_freed_memory
 from potstill.train.stop import StopFlag
 
-__all__ = ["RunRecord", "evaluate_run", "export_run", "report_run", "resume", "run"]
+__all__ = ["RunRecord", "cost_run", "evaluate_run", "export_run", "report_run", "resume", "run"]
 
 
 def run(
@@ -88,6 +89,19 @@ def evaluate_model(model: Path, recipe: Recipe, *, trust_remote_code: bool = Fal
         bench = Bench(alone, RunFolder(model), stop=stop, say=tell, trust_remote_code=trust_remote_code)
         findings = measure(bench, {"student": settings})
     return RunRecord(folder=str(model), recipe=recipe.model_dump(mode="json"), findings=findings)
+
+
+def cost_run(run_folder: str | Path, *, trust_remote_code: bool = False) -> list[Finding]:
+    """Time every export of a finished run in its own program, in turn with the teacher; `cost.json` keeps what is
+    found. Raises what `measure_cost` raises."""
+    root = existing(run_folder)
+    with opened(root, load_recipe(root / "config.yaml"), trust_remote_code) as bench:
+        bench.folder.stage_record("student")
+        for stage in (*bench.recipe.stages, bench.recipe.final):
+            run_stage(bench, stage)
+        findings = measure_cost(bench)
+        bench.folder.write_json("cost.json", [finding.as_json() for finding in findings])
+        return findings
 
 
 def export_run(run_folder: str | Path, *, formats: Sequence[str] = (), trust_remote_code: bool = False) -> RunRecord:

@@ -12,11 +12,13 @@ FROZEN = {
     "doctor": ["--json"],
     "plan": [
         *("FILE", "KEY.SUB=VALUE", "--batch", "--length", "--vocabulary", "--hidden"),
-        *("--bytes", "--top-k", "--teachers", "--bandwidth", "--json"),
+        *("--bytes", "--top-k", "--teachers", "--bandwidth", "--efficiency", "--json"),
     ],
     "run": ["FILE", "KEY.SUB=VALUE", "--output-dir", "--trust-remote-code", "--rank-timeout", "--json"],
     "resume": ["RUN", "--trust-remote-code", "--rank-timeout", "--json"],
-    "evaluate": ["MODEL_OR_RUN", "KEY.SUB=VALUE", "--recipe", "--format", "--trust-remote-code", "--json"],
+    "evaluate": [
+        *("MODEL_OR_RUN", "KEY.SUB=VALUE", "--recipe", "--format", "--cost", "--trust-remote-code", "--json"),
+    ],
     "export": ["RUN", "--format", "--trust-remote-code", "--json"],
     "report": ["RUN", "--json"],
     "write": ["FILE", "KEY.SUB=VALUE", "--output", "--json"],
@@ -29,6 +31,10 @@ FROZEN = {
     "compress": [
         *("MODEL_OR_RUN", "KEY.SUB=VALUE", "--recipe", "--keep", "--remove", "--rows", "--plan", "--output-dir"),
         *("--trust-remote-code", "--json"),
+    ],
+    "tune": [
+        *("FILE", "KEY.SUB=[A,B]", "--format", "--megabytes", "--milliseconds", "--trials", "--seed"),
+        *("--output-dir", "--json"),
     ],
     "compare": ["ARM", "--seeds", "--output-dir", "--any-budget", "--json"],
 }

@@ -35,7 +35,7 @@ def test_a_recipe(capsys):
     assert "steps     1,000" in out
     assert "81.4 M parameters" in out
     assert "form      hidden-int8" in out
-    assert "at most 46.1 tokens/s" in out
+    assert "at most 46.1 tokens/s, about 15.2 where 0.33 of the bandwidth is reached" in out
     assert main(["plan", "half-decoder", "--json"]) == 0
     (stage,) = json.loads(capsys.readouterr().out)["stages"]
     assert stage["tokens_at_most"] == 60 * 4 * 256
@@ -62,6 +62,8 @@ def test_what_the_student_writes(capsys):
         (["half-decoder", "--batch", "8"], "give either FILE, or"),
         ([*SHAPES[:-1], "3"], "--bytes is 3"),
         ([*SHAPES, "--bandwidth", "3"], "name a recipe"),
+        (["half-decoder", "--efficiency", "0.4"], "give --bandwidth too"),
+        (["half-decoder", "--bandwidth", "15", "--efficiency", "1.4"], "share of the bandwidth"),
         (["--batch", "0"], "--batch"),
         (["half-decodr"], "no such file"),
         (["half-decoder", "teacher.models.0.model_name_or_path=nobody/nothing"], "a plan fetches nothing"),

@@ -8,6 +8,7 @@ from potstill.evaluate.bandwidth import (
     fits,
     kv_bytes_per_token,
     measured_bandwidth,
+    prediction_finding,
     read_bytes,
     stored_bytes,
 )
@@ -36,10 +37,16 @@ def test_tinyllama_reached_under_half_of_its_ceiling():
     assert finding.verdict == "pass"
 
 
-def test_a_rate_above_the_ceiling_warns():
+def test_a_rate_above_the_ceiling_stops():
     finding = decode_finding("student", 160.0, DecodeLoad(weight_bytes=637e6), bytes_per_second=100 * GB)
-    assert finding.verdict == "warn"
+    assert finding.verdict == "stop"
     assert finding.value > finding.bound == 1.0
+
+
+def test_a_prediction_further_than_30_percent_off_warns():
+    found = {rate: prediction_finding("student", 10.0, rate) for rate in (7.5, 10.0, 14.0, 15.0)}
+    assert found[10.0].value == 1.0
+    assert [found[rate].verdict for rate in (7.5, 10.0, 14.0, 15.0)] == ["warn", "pass", "pass", "warn"]
 
 
 def test_cache_of_llama_3_1_8b():

@@ -42,6 +42,17 @@ def test_models_take_turns_and_warm_up_is_left_out():
     assert machine.log == ["t", "s"] * 5
 
 
+def test_a_turn_after_a_rest_begins_with_a_call_that_is_not_timed():
+    machine, rests = FakeMachine(), []
+    callables = {name: machine.model(name, [8.0, 1.0, 7.0, 2.0]) for name in ("a", "b")}
+    found = time_interleaved(
+        callables, rounds=1, threads=1, warm_up=1, rest=0.5, clock=lambda: machine.now, sleep=rests.append
+    )
+    assert found == {"a": [2.0], "b": [2.0]}
+    assert machine.log == ["a", "a", "b", "b"] * 2
+    assert rests == [0.5] * 4
+
+
 def test_threads_are_set_while_timing_and_restored_after_an_error():
     before = torch.get_num_threads()
     other = before + 1

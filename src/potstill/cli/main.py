@@ -30,6 +30,7 @@ from potstill.cli.resume import resume
 from potstill.cli.run import run
 from potstill.cli.schema import schema
 from potstill.cli.serve import serve
+from potstill.cli.tune import tune
 from potstill.cli.validate import validate
 from potstill.cli.write import write
 from potstill.core.errors import PotstillError, RecipeError
@@ -53,6 +54,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "cluster": cluster,
     "compare": compare,
     "compress": compress,
+    "tune": tune,
 }
 # typer keeps a copy of click, or depends on it, by version; its public BadParameter leads to the common class of both.
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]

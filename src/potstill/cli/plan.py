@@ -35,6 +35,10 @@ def plan(
     bandwidth: Annotated[
         float | None, typer.Option(help="GB/s that the target reads: bounds its decoding.", show_default=False)
     ] = None,
+    efficiency: Annotated[
+        float | None,
+        typer.Option(help="Share of it that decoding reaches (PyTorch: 0.33).", show_default=False),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print steps, tokens, bytes on the wire, memory, disk and FLOPs. Give a recipe, or the shapes of one step."""
@@ -46,13 +50,15 @@ def plan(
             "a recipe has its own shapes: give either FILE, or --batch, --length, --vocabulary and --hidden"
         )
     if file is not None:
-        _recipe(file, overrides or [], bandwidth, as_json)
+        if efficiency is not None and bandwidth is None:
+            raise InputError("--efficiency is a share of the bandwidth: give --bandwidth too")
+        _recipe(file, overrides or [], bandwidth, efficiency, as_json)
         return
     if missing := [name for name, value in shapes.items() if value is None]:
         raise InputError(f"nothing to plan: name a recipe, or give the shapes of a step ({', '.join(missing)} missing)")
     if bytes_ not in (2, 4, 8):
         raise InputError(f"--bytes is {bytes_}, and a logit has 2, 4 or 8: use one of them")
-    if bandwidth is not None:
+    if bandwidth is not None or efficiency is not None:
         raise InputError("--bandwidth bounds the decoding of a recipe's student: name a recipe")
     from potstill.traffic import StepShape
 
@@ -84,9 +90,11 @@ def _step(shape: StepShape, teachers: int, as_json: bool) -> None:
     emit("\n".join(lines), values, as_json=as_json)
 
 
-def _recipe(file: str, overrides: Sequence[str], bandwidth: float | None, as_json: bool) -> None:
+def _recipe(
+    file: str, overrides: Sequence[str], bandwidth: float | None, efficiency: float | None, as_json: bool
+) -> None:
+    from potstill.estimate import EFFICIENCY, decode_ceiling, decode_prediction, estimate
     from potstill.estimate import as_json as values_of
-    from potstill.estimate import decode_ceiling, estimate
     from potstill.recipe_yaml import load_recipe
     from potstill.sizes import refuse_larger_tutors
 
@@ -98,9 +106,11 @@ def _recipe(file: str, overrides: Sequence[str], bandwidth: float | None, as_jso
     for stage in stages:
         lines += ["", *_stage(stage)]
     if bandwidth is not None and recipe.task != "classify":
-        ceiling = decode_ceiling(stages[-1].student, bandwidth * 1e9)
-        values["decode_tokens_per_second_at_most"] = ceiling
-        lines += ["", f"decoding at {bandwidth:g} GB/s, batch 1, fp32: at most {ceiling:.3g} tokens/s"]
+        student, share = stages[-1].student, EFFICIENCY if efficiency is None else efficiency
+        ceiling, likely = (decode_ceiling(student, bandwidth * 1e9), decode_prediction(student, bandwidth * 1e9, share))
+        values |= {"decode_tokens_per_second_at_most": ceiling, "decode_tokens_per_second": likely}
+        lines += ["", f"decoding at {bandwidth:g} GB/s, batch 1, fp32: at most {ceiling:.3g} tokens/s, "
+                  f"about {likely:.3g} where {share:g} of the bandwidth is reached"]  # fmt: skip
     emit("\n".join(lines), values, as_json=as_json)
 
 

@@ -15,6 +15,8 @@ from torch import nn
 from potstill.core.outcome import Finding, Verdict
 from potstill.evaluate.timing import Clock, time_interleaved
 
+PREDICTED_WITHIN = 0.3
+
 
 @dataclass(frozen=True, slots=True)
 class DecodeLoad:
@@ -86,7 +88,7 @@ def measured_bandwidth(size: int, *, threads: int, rounds: int = 7, clock: Clock
 
 
 def decode_finding(subject: str, measured: float, load: DecodeLoad, *, bytes_per_second: float) -> Finding:
-    """cost.decode_efficiency: the measured tokens/s over the bound; above 1 it warns, as a measurement is wrong."""
+    """cost.decode_efficiency: the measured tokens/s over the bound; above 1 it stops, as a measurement is wrong."""
     bound = decode_bound(load, bytes_per_second=bytes_per_second)
     share = measured / bound
     evidence = {
@@ -96,5 +98,14 @@ def decode_finding(subject: str, measured: float, load: DecodeLoad, *, bytes_per
         "bytes_per_token": load.bytes_per_step / load.batch,
         "bandwidth_bytes_s": bytes_per_second,
     }
-    verdict: Verdict = "warn" if share > 1 else "pass"
+    verdict: Verdict = "stop" if share > 1 else "pass"
     return Finding("cost.decode_efficiency", share, subject, bound=1.0, verdict=verdict, evidence=evidence)
+
+
+def prediction_finding(subject: str, predicted: float, measured: float) -> Finding:
+    """cost.decode_prediction: the tokens/s that were predicted over those that were measured; further than 30 % from 1
+    it warns."""
+    ratio = predicted / measured
+    verdict: Verdict = "pass" if abs(ratio - 1) <= PREDICTED_WITHIN else "warn"
+    evidence = {"unit": "of the measured rate", "predicted_tokens_s": predicted, "tokens_s": measured}
+    return Finding("cost.decode_prediction", ratio, subject, bound=PREDICTED_WITHIN, verdict=verdict, evidence=evidence)

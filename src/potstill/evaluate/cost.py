@@ -29,6 +29,12 @@ def folder_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
+def deployed_bytes(folder: Path) -> int:
+    """Bytes of every file of an exported folder but its card: what is copied to where it runs, tokenizer included."""
+    card = folder / "README.md"
+    return folder_bytes(folder) - (card.stat().st_size if card.is_file() else 0)
+
+
 def size_findings(subject: str, module: nn.Module, folder: Path | None, footprint: Footprint | None) -> list[Finding]:
     """cost.parameters, and cost.bytes and cost.peak_memory_bytes where a folder and a footprint were measured."""
     findings = [

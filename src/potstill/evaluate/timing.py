@@ -38,17 +38,26 @@ def time_interleaved(
     rounds: int,
     threads: int,
     warm_up: int = 3,
+    rest: float = 0.0,
     clock: Clock = time.perf_counter,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, list[float]]:
     """Seconds of each callable in each round: teacher, student, teacher, student, ... in the order given.
 
     The first `warm_up` rounds run untimed (caches, allocator, lazy kernels). Round i of one name and round i of another
     are neighbours in time, so their ratio is a paired one. On an accelerator the callable must synchronise.
+
+    rest: seconds of pause before each turn, and then each turn begins with an untimed call. For callables with thread
+    pools of their own: the threads of one go on waiting busily for a while after its call, and would take the
+    processors from the next; and a pool that has slept is woken by the untimed call, as it is under steady use.
     """
     seconds: dict[str, list[float]] = {name: [] for name in callables}
     with torch_threads(threads), torch.inference_mode():
         for turn in range(warm_up + rounds):
             for name, action in callables.items():
+                if rest:
+                    sleep(rest)
+                    action()
                 start = clock()
                 action()
                 elapsed = clock() - start

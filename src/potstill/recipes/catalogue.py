@@ -20,6 +20,11 @@ RECIPES: dict[str, Row] = {
         line="57-way subject of a question: MiniLM-L6 fine-tuned, then one of its blocks taught on unlabelled rows",
         paper="Hinton, Vinyals and Dean 2015, arXiv 1503.02531; layers copied as in DistilBERT, arXiv 1910.01108",
     ),
+    "headline": Row(
+        file="headline.yaml",
+        line="the classifier's task in a twentieth of the teacher's bytes: one block, 7,500 pieces, exported in int8",
+        paper="Hinton, Vinyals and Dean 2015, arXiv 1503.02531",
+    ),
     "composed": Row(
         file="composed.yaml",
         line="the classifier's task by a tutor, layer losses, skew KL and difficult rows, all in one recipe",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup, escape
 
@@ -15,6 +16,8 @@ from potstill.report.axis import Axis, fit, short
 
 WIDTH, HEIGHT = 560, 320
 LEFT, RIGHT, TOP, BOTTOM = 58, 18, 16, 46
+# Between the feet of two lines of small text.
+LINE = 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +57,42 @@ def lines(series: Sequence[Series], *, x_label: str, y_label: str, log_y: bool =
     return _svg(body, f"{y_label} over {x_label}")
 
 
-def scatter(dots: Sequence[Dot], *, x_label: str, y_label: str) -> Markup:
-    """Named dots; x is logarithmic because costs differ by factors. Names sit beside their dots, inside the frame."""
+def scatter(dots: Sequence[Dot], *, x_label: str, y_label: str, through: Sequence[Dot] = ()) -> Markup:
+    """Named dots; x is logarithmic because costs differ by factors. Names sit beside their dots, inside the frame, and
+    make way for each other. through: dots that a line joins."""
     if not dots:
         return Markup("")
     x = fit([d.x for d in dots], LEFT, WIDTH - RIGHT, log=True)
     y = fit([v for d in dots for v in (d.y, *(d.interval or ()))], HEIGHT - BOTTOM, TOP)
     body = [_frame(x, y, x_label, y_label)]
-    for dot in dots:
+    if through:
+        path = " ".join(f"{x.at(dot.x)},{y.at(dot.y)}" for dot in through)
+        body.append(f'<polyline class="ideal" fill="none" points="{path}"/>')
+    heights = _apart([y.at(dot.y) + 4 for dot in dots])
+    for dot, height in zip(dots, heights, strict=True):
         a, b = x.at(dot.x), y.at(dot.y)
         if dot.interval:
             low, high = (y.at(v) for v in dot.interval)
             body.append(f'<line class="whisker {dot.role}" x1="{a}" x2="{a}" y1="{low}" y2="{high}"/>')
         body.append(f'<circle class="dot {dot.role}" cx="{a}" cy="{b}" r="5"/>')
         anchor, shift = ("end", -9) if a > WIDTH * 0.7 else ("start", 9)
-        body.append(f'<text class="name" x="{a + shift}" y="{b + 4}" text-anchor="{anchor}">{escape(dot.name)}</text>')
+        where = f'x="{a + shift}" y="{height}" text-anchor="{anchor}"'
+        body.append(f'<text class="name" {where}>{escape(dot.name)}</text>')
     return _svg(body, f"{y_label} against {x_label}")
+
+
+def _apart(heights: Sequence[float]) -> list[float]:
+    """The heights of names, in their order from top to bottom, none nearer to another than a line is high; as near to
+    where they were as one walk down and, from the bottom of the frame, one walk up can have them."""
+    order = sorted(range(len(heights)), key=lambda place: heights[place])
+    found = list(heights)
+    for above, below in pairwise(order):
+        found[below] = max(found[below], found[above] + LINE)
+    lowest = float(HEIGHT - BOTTOM)
+    for place in reversed(order):
+        found[place] = min(found[place], lowest)
+        lowest = found[place] - LINE
+    return [round(height, 1) for height in found]
 
 
 def reliability(curves: Sequence[Series]) -> Markup:

@@ -83,7 +83,7 @@ def _llama_writer(folder: Path, threads: int) -> Decoder:
     """llama.cpp through its Python package; the folder's one GGUF file."""
     (file,) = folder.glob("*.gguf")
     with silence():
-        model = needed("llama_cpp", "gguf").Llama(
+        model = needed("llama_cpp", "llama").Llama(
             str(file), n_ctx=256, n_threads=threads, n_threads_batch=threads, verbose=False
         )
 
@@ -114,5 +114,5 @@ ENGINES: Mapping[str, Engine] = {
     "ONNX Runtime": Engine("onnx", "onnxruntime", "onnx", "intra_op_num_threads, inter_op_num_threads = 1", _onnx),
     "OpenVINO, latency": Engine("openvino", "openvino", "cpu", _OPENVINO, partial(_openvino, "LATENCY")),
     "OpenVINO, throughput": Engine("openvino", "openvino", "cpu", _OPENVINO, partial(_openvino, "THROUGHPUT")),
-    "llama.cpp": Engine("gguf", "llama_cpp", "gguf", "n_threads, n_threads_batch", write=_llama_writer),
+    "llama.cpp": Engine("gguf", "llama_cpp", "llama", "n_threads, n_threads_batch", write=_llama_writer),
 }

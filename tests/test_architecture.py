@@ -80,6 +80,7 @@ TORCH_FREE = [
     ),
     *("data.order_settings", "data.augment.settings", "data.curriculum.graph", "data.difficulty.schedule"),
     *("teachers.forms", "teachers.framing", "students.shape", "traffic", "estimate", "sizes"),
+    *("core.finding", "guard.querylog", "guard.logformats"),
     *("recipes.catalogue", "redaction", "environment", "cli.main", "cli.summary"),
 ]
 LARGEST_FILE = 400

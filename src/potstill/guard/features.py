@@ -79,9 +79,9 @@ class Window:
     sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_SUMMED, 0.0))
     languages: set[str] = field(default_factory=set)
     temperatures: set[float] = field(default_factory=set)
-    accounts: set[str] = field(default_factory=set)
     evidence: list[int] = field(default_factory=list)
     scored: int = 0
+    accused: bool = False
 
     def add(self, query: Query, text: Read) -> None:
         """Take one row."""

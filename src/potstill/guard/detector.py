@@ -1,7 +1,7 @@
 """A score per account-day, a limit that one honest account-day in a hundred passes, and what to say of those above it.
 
 The score is the log-odds of a ridge-penalised logistic regression over the features of the day so far, read at 25, 50,
-100, … rows and at the day's end. The limit is set on the highest reading of honest days, so looking often costs nothing.
+100, … rows; a day of fewer than 25 is not judged. The limit is set on the highest reading of honest days, so looking often costs nothing.
 Weights, limit and reference are a dated JSON made by benchmarks/guard.py.
 """
 
@@ -99,14 +99,18 @@ def fit(
 
 def readings(queries: Iterable[Query], window: Window) -> Iterator[Window]:
     """The window of one account-day, each time it is due to be read."""
-    due = FIRST_READING
     for query in queries:
         window.add(query, read(query.prompt))
-        if window.rows == due:
-            due *= 2
+        if due(window):
             yield window
-    if window.rows and window.rows * 2 != due:
-        yield window
+
+
+def due(window: Window) -> bool:
+    """Whether the day is to be read at this row."""
+    if window.rows != FIRST_READING << window.readings:
+        return False
+    window.readings += 1
+    return True
 
 
 def detect(queries: Iterable[Query], model: Model) -> Iterator[Finding]:
@@ -121,12 +125,9 @@ def detect(queries: Iterable[Query], model: Model) -> Iterator[Finding]:
                 open_days.popitem(last=False)
         open_days.move_to_end(key)
         window.add(query, read(query.prompt))
-        due = window.rows >= FIRST_READING and window.rows == FIRST_READING << window.scored
-        if due:
-            window.scored += 1
-            if not window.accused and (score := model.score(window)) > model.limit:
-                window.accused = True
-                yield finding(query.account, window, model, score)
+        if due(window) and not window.accused and (score := model.score(window)) > model.limit:
+            window.accused = True
+            yield finding(query.account, window, model, score)
 
 
 def finding(account: str, window: Window, model: Model, score: float) -> Finding:

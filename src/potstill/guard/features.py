@@ -80,7 +80,7 @@ class Window:
     languages: set[str] = field(default_factory=set)
     temperatures: set[float] = field(default_factory=set)
     evidence: list[int] = field(default_factory=list)
-    scored: int = 0
+    readings: int = 0
     accused: bool = False
 
     def add(self, query: Query, text: Read) -> None:

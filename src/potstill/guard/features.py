@@ -129,8 +129,8 @@ class Window:
             return
         cells = text.shingles % np.uint32(SHINGLE_CELLS)
         seen = self.shingles[cells]
-        self.sums["shared"] += float((seen > SHARED * self.rows).mean()) if self.rows > 5 else 0.0
-        self.sums["unseen"] += float((seen == 0).mean())
+        self.sums["shared"] += np.count_nonzero(seen > SHARED * self.rows) / len(seen) if self.rows > 5 else 0.0
+        self.sums["unseen"] += 1 - np.count_nonzero(seen) / len(seen)
         self.shingles[cells] = seen + 1
 
     def features(self, reference: Reference) -> Float[np.ndarray, " F"]:

@@ -26,6 +26,11 @@ _JOBS = (
     "Translate into French, keep the tone: {}",
     "Tag this record with one department of our company: {}",
 )
+_WRITING = (
+    "Write a detailed product page for our shop from these notes: {}",
+    "You are our editor. Turn the following into a long article with headings: {}",
+    "Draft a complete, friendly reply to this customer, with every step explained: {}",
+)
 _FARM = (
     "You are a world-class expert. Explain in great detail and give a worked answer: {}",
     "Act as a patient teacher; write a long, complete solution with every step. {}",
@@ -93,6 +98,13 @@ def bulk(texts: Texts, rng: Rng) -> Iterator[str]:
         yield template.format(_pick(pool, rng))
 
 
+def writing(texts: Texts, rng: Rng) -> Iterator[str]:
+    """Long texts for the customer's own records: the honest job that looks most like a template farm."""
+    template, pool = _pick(_WRITING, rng), _some_topics(texts, rng, 5)
+    while True:
+        yield template.format(_pick(pool, rng))
+
+
 def harness(texts: Texts, rng: Rng) -> Iterator[str]:
     """A benchmark in order, every topic, the same frame: what honest evaluation looks like."""
     pool = _everything(texts)
@@ -143,6 +155,7 @@ _LONG = {"temperature": 0.8, "limit": 2048}
 BENIGN: Mapping[str, Agent] = {
     "chat": Agent((5, 150), 90, True, chat, {"temperature": 0.7}, (40, 500)),
     "bulk job": Agent((300, 4000), 2, False, bulk, {"temperature": 0.0, "limit": 200}, (2, 80)),
+    "writing job": Agent((100, 2000), 4, False, writing, _LONG, (300, 1200)),
     "evaluation harness": Agent((300, 4000), 1, False, harness, {"temperature": 0.0, "logprobs": 1}, (1, 8)),
     "tutoring class": Agent((50, 1500), 15, True, tutoring, {"temperature": 0.7}, (60, 400)),
 }

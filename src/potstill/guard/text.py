@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float, UInt32
@@ -37,7 +38,7 @@ _COERCION = re.compile(
     r"|完整.{0,6}(推理|思考|思维)|内部.{0,6}(推理|思考|思维)|思维链|思考過程",
     re.IGNORECASE,
 )
-_HINTS = re.compile(r"reason|thought|think|scratch|chain|system prompt|monolog|[^\x00-\x7f]|razon|pensam|gedank", re.I)
+_HINTS = tuple("reason raison razon thought think scratch chain system monolog pens gedank überleg argument réfl".split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Read:
 def read(prompt: str) -> Read:
     """All that is taken from a prompt; what is not here is forgotten."""
     words = _WORD.findall(prompt.lower())[:MOST_WORDS]
-    hashes = np.fromiter((zlib.crc32(word.encode("utf-8", "replace")) for word in words), np.uint32, len(words))
+    hashes = np.array([_hash(word) for word in words], dtype=np.uint32)
     return Read(_vector(hashes), shingles(hashes), len(words), language(prompt, words), coerces(prompt))
 
 
@@ -71,7 +72,9 @@ def shingles(hashes: UInt32[np.ndarray, " N"]) -> UInt32[np.ndarray, " S"]:
 
 def coerces(prompt: str) -> bool:
     """Whether the prompt demands reasoning that is not meant for it. A cheap look comes first."""
-    return _HINTS.search(prompt) is not None and _COERCION.search(prompt) is not None
+    lower = prompt.lower()
+    hinted = any(hint in lower for hint in _HINTS) or (not prompt.isascii())
+    return hinted and _COERCION.search(prompt) is not None
 
 
 def language(prompt: str, words: list[str]) -> str:
@@ -84,6 +87,12 @@ def language(prompt: str, words: list[str]) -> str:
     counts = {name: len(found & stop) for name, stop in _STOP_WORDS.items()}
     best = max(counts, key=lambda name: counts[name])
     return best if counts[best] > 1 else ""
+
+
+@lru_cache(maxsize=1 << 16)
+def _hash(word: str) -> int:
+    """The same on every machine, and far cheaper than a digest."""
+    return zlib.crc32(word.encode("utf-8", "replace"))
 
 
 def _vector(hashes: UInt32[np.ndarray, " N"]) -> Float[np.ndarray, " 256"]:

@@ -65,12 +65,16 @@ def days(agents: dict[str, Agent], source: Texts, seeds: range, reference: Refer
 
 def fitted(honest: Sequence[Day], attacks: Sequence[Day], calibration: Sequence[Day], reference: Reference) -> Model:
     x = np.concatenate([day.features for day in [*honest, *attacks]])
-    y = np.concatenate([np.full(len(day.rows), side) for side, group in ((0.0, honest), (1.0, attacks)) for day in group])
+    y = np.concatenate(
+        [np.full(len(day.rows), side) for side, group in ((0.0, honest), (1.0, attacks)) for day in group]
+    )
     model = Model(datetime.date.today().isoformat(), *fit(x, y), 0.0, np.zeros(1), reference)
     highest = np.sort([scores(model, day).max() for day in calibration])
     # The k-th largest of n with k = floor(0.01 (n + 1)): at most 1 % of exchangeable new days exceed it.
     limit = highest[len(highest) - max(1, int(FALSE_POSITIVES * (len(highest) + 1)))]
-    return Model(model.made, model.means, model.scales, model.weights, model.intercept, float(limit), highest, reference)
+    return Model(
+        model.made, model.means, model.scales, model.weights, model.intercept, float(limit), highest, reference
+    )
 
 
 def scores(model: Model, day: Day) -> np.ndarray:
@@ -158,7 +162,9 @@ def main() -> None:
         blind = share([caught(without, day, early) for day in group])
         print(f"- {kind}: {share([caught(model, day, early) for day in group])}; never seen in fitting: {blind}")
     for accounts in (10, 50):
-        print(f"round robin over {accounts}, accounts accused by 5 %: {many_accounts(model, unseen, range(5), accounts, early)}")
+        print(
+            f"round robin over {accounts}, accounts accused by 5 %: {many_accounts(model, unseen, range(5), accounts, early)}"
+        )
     print(f"round robin over 50, by 20 %: {many_accounts(model, unseen, range(2), 50, 4 * early)}")
     for rows in arguments.rows:
         print(f"{rows:,} rows: {speed(model, unseen, rows)}", flush=True)

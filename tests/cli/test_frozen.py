@@ -26,6 +26,7 @@ FROZEN = {
     ],
     "cluster": ["FILE", "--json"],
     "compare": ["ARM", "--seeds", "--output-dir", "--any-budget", "--json"],
+    "guard": ["LOG", "--format", "--json"],
 }
 GLOBAL = ["--traceback", "--version"]
 

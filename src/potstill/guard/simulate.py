@@ -161,7 +161,9 @@ BENIGN: Mapping[str, Agent] = {
 }
 ATTACKS: Mapping[str, Agent] = {
     "sweep": Agent((2000, 4000), 4, False, sweep, {**_LONG, "logprobs": 5}, (200, 900), 20_000),
-    "interpolation": Agent((2000, 4000), 4, False, interpolation, {"temperature": 0.0, "logprobs": 5}, (20, 300), 20_000),
+    "interpolation": Agent(
+        (2000, 4000), 4, False, interpolation, {"temperature": 0.0, "logprobs": 5}, (20, 300), 20_000
+    ),
     "template farm": Agent((2000, 4000), 4, True, farm, _LONG, (300, 1200), 20_000),
     "trace coercion": Agent((2000, 4000), 4, True, coercion, _LONG, (300, 1500), 20_000),
     "slow drip": Agent((60, 120), 600, True, farm, _LONG, (300, 1200), 20_000),

@@ -18,12 +18,19 @@ MOST_WORDS = 300
 _WORD = re.compile(r"\w+")
 _MIX = np.array([0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F], dtype=np.uint32)
 
-_SCRIPTS = (("ru", "Ѐ", "ӿ"), ("ar", "؀", "ۿ"), ("hi", "ऀ", "ॿ"), ("ja", "぀", "ヿ"), ("ko", "가", "힣"), ("zh", "一", "鿿"))
+_SCRIPTS = (
+    ("ru", "Ѐ", "ӿ"),
+    ("ar", "؀", "ۿ"),
+    ("hi", "ऀ", "ॿ"),
+    ("ja", "぀", "ヿ"),
+    ("ko", "가", "힣"),
+    ("zh", "一", "鿿"),
+)
 _STOP_WORDS = {
-    "en": frozenset("the is of and to what in which that how for are you".split()),
-    "de": frozenset("der die das und ist nicht ein eine wie was mit zu dein".split()),
-    "fr": frozenset("le la les et est des une que dans pour ton ta quelle".split()),
-    "es": frozenset("el los y es una que en para tu cómo con del por".split()),
+    "en": frozenset(["the", "is", "of", "and", "to", "what", "in", "which", "that", "how", "for", "are", "you"]),
+    "de": frozenset(["der", "die", "das", "und", "ist", "nicht", "ein", "eine", "wie", "was", "mit", "zu", "dein"]),
+    "fr": frozenset(["le", "la", "les", "et", "est", "des", "une", "que", "dans", "pour", "ton", "ta", "quelle"]),
+    "es": frozenset(["el", "los", "y", "es", "una", "que", "en", "para", "tu", "cómo", "con", "del", "por"]),
 }
 
 # Demands for what a model does not say of itself. "Think step by step" is not among them: honest people write it.
@@ -38,7 +45,24 @@ _COERCION = re.compile(
     r"|完整.{0,6}(推理|思考|思维)|内部.{0,6}(推理|思考|思维)|思维链|思考過程",
     re.IGNORECASE,
 )
-_HINTS = tuple("reason raison razon thought think scratch chain system monolog pens gedank überleg argument réfl".split())
+_HINTS = tuple(
+    [
+        "reason",
+        "raison",
+        "razon",
+        "thought",
+        "think",
+        "scratch",
+        "chain",
+        "system",
+        "monolog",
+        "pens",
+        "gedank",
+        "überleg",
+        "argument",
+        "réfl",
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)

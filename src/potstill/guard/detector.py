@@ -1,7 +1,8 @@
 """A score per account-day, a limit that one honest account-day in a hundred passes, and what to say of those above it.
 
 The score is the log-odds of a ridge-penalised logistic regression over the features of the day so far, read at 25, 50,
-100, … rows; a day of fewer than 25 is not judged. The limit is set on the highest reading of honest days, so looking often costs nothing.
+100, … rows; a day of fewer than 25 is not judged. The limit is set on the highest reading of honest days, so that
+looking often accuses nobody more.
 Weights, limit and reference are a dated JSON made by benchmarks/guard.py.
 """
 
@@ -113,21 +114,34 @@ def due(window: Window) -> bool:
     return True
 
 
-def detect(queries: Iterable[Query], model: Model) -> Iterator[Finding]:
-    """One Finding per account-day above the limit, as soon as it is. Memory: MOST_ACCOUNTS windows."""
-    open_days: OrderedDict[tuple[str, int], Window] = OrderedDict()
-    for query in queries:
+class Detector:
+    """Holds the days that are open: at most MOST_ACCOUNTS windows."""
+
+    def __init__(self, model: Model):
+        self.model = model
+        self._open: OrderedDict[tuple[str, int], Window] = OrderedDict()
+
+    def see(self, query: Query) -> Finding | None:
+        """Take one row; a Finding when it is the one that brings its account-day above the limit."""
         key = (query.account, int(query.time // DAY))
-        window = open_days.get(key)
-        if window is None:
-            window = open_days[key] = Window()
-            if len(open_days) > MOST_ACCOUNTS:
-                open_days.popitem(last=False)
-        open_days.move_to_end(key)
+        window = self._open.setdefault(key, Window())
+        self._open.move_to_end(key)
+        if len(self._open) > MOST_ACCOUNTS:
+            self._open.popitem(last=False)
         window.add(query, read(query.prompt))
-        if due(window) and not window.accused and (score := model.score(window)) > model.limit:
-            window.accused = True
-            yield finding(query.account, window, model, score)
+        if window.accused or not due(window):
+            return None
+        score = self.model.score(window)
+        window.accused = score > self.model.limit
+        return finding(query.account, window, self.model, score) if window.accused else None
+
+
+def detect(queries: Iterable[Query], model: Model) -> Iterator[Finding]:
+    """One Finding per account-day above the limit, as soon as it is."""
+    detector = Detector(model)
+    for query in queries:
+        if found := detector.see(query):
+            yield found
 
 
 def finding(account: str, window: Window, model: Model, score: float) -> Finding:

@@ -1,4 +1,4 @@
-"""A prompt as hashed numbers: words to a unit vector, runs of words to shingles, script and stop words to a language."""
+"""A prompt as hashed numbers: words to a unit vector, runs of words to shingles, letters and words to a language."""
 
 from __future__ import annotations
 

@@ -162,9 +162,8 @@ def main() -> None:
         blind = share([caught(without, day, early) for day in group])
         print(f"- {kind}: {share([caught(model, day, early) for day in group])}; never seen in fitting: {blind}")
     for accounts in (10, 50):
-        print(
-            f"round robin over {accounts}, accounts accused by 5 %: {many_accounts(model, unseen, range(5), accounts, early)}"
-        )
+        found = many_accounts(model, unseen, range(5), accounts, early)
+        print(f"round robin over {accounts}, accounts accused by 5 %: {found}")
     print(f"round robin over 50, by 20 %: {many_accounts(model, unseen, range(2), 50, 4 * early)}")
     for rows in arguments.rows:
         print(f"{rows:,} rows: {speed(model, unseen, rows)}", flush=True)

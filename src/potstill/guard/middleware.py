@@ -1,4 +1,4 @@
-"""The guard in front of somebody's own API: ASGI middleware that looks on, and never changes or delays an answer's bytes.
+"""The guard in front of somebody's own API: ASGI middleware that looks on and changes no byte of an answer.
 
 app = GuardMiddleware(app, on_finding=lambda finding: logger.warning("%s", finding.as_json()))
 """

@@ -32,7 +32,8 @@ def green_test(green: int, total: int, gamma: float) -> Green:
     """
     if not (0 <= green <= total and total > 0 and 0 < gamma < 1):
         raise InputError(
-            f"a green-list test needs 0 <= green <= total, total > 0 and 0 < gamma < 1; got {green} of {total} at {gamma}"
+            "a green-list test needs 0 <= green <= total, total > 0 and 0 < gamma < 1; "
+            f"got {green} of {total} at {gamma}"
         )
     z = (green - gamma * total) / math.sqrt(total * gamma * (1 - gamma))
     tail = math.fsum(math.exp(_log_mass(k, total, gamma)) for k in range(green, total + 1))
@@ -59,8 +60,8 @@ def detect_watermark(
     gamma: float = 0.25,
     prompts: Sequence[Sequence[int]] = (),
 ) -> Green:
-    """Over token ids. Each (window, token) is scored once, and none that stands in the prompts: a phrase that repeats is
-    one draw of the hash, and counting it often makes honest text look marked.
+    """Over token ids. Each (window, token) is scored once, and none that stands in the prompts: a phrase that repeats
+    is one draw of the hash, and counting it often makes honest text look marked.
 
     Raises:
         InputError: nothing is left to score, or the key is empty or longer than 64 bytes.

@@ -65,7 +65,7 @@ def test_the_shipped_model_was_made_for_these_features_and_says_when():
         Model.of(model.as_json().replace('"coverage"', '"cover"'))
 
 
-@pytest.mark.parametrize("kind", ["sweep", "template farm", "trace coercion"])
+@pytest.mark.parametrize("kind", ["template farm", "trace coercion"])
 def test_attacks_are_named_with_their_window_and_rows(kind):
     (finding,) = detect(day(ATTACKS, kind), shipped())
     assert finding.subject == kind

@@ -69,6 +69,8 @@ def parse_openai(line: Line) -> Query:
     values = parse_line(line)
     request = next((values[name] for name in ("request", "body") if isinstance(values.get(name), dict)), values)
     messages = request.get("messages")
+    if request is values and messages is None:
+        raise BadRow("no request", "no messages, and nothing under request or body")
     prompt = _chat(messages) if isinstance(messages, list) else _first(request, _TEXT, "messages")
     return _query(line.number, {**request, **values}, request, prompt)
 

@@ -130,4 +130,4 @@ def test_memory_does_not_grow_with_rows():
         return size
 
     peak(100)
-    assert peak(3000) < 1.2 * peak(500)
+    assert peak(1500) < 1.2 * peak(300)

@@ -93,6 +93,8 @@ TORCH_FREE = [
     *("data.order_settings", "data.augment.settings", "data.curriculum.graph", "data.difficulty.schedule"),
     *("data.verify.settings", "data.curate.settings", "recipe_curating"),
     *("teachers.forms", "teachers.framing", "students.shape", "traffic", "estimate", "estimate_compress", "sizes"),
+    *("core.outcome", "guard.querylog", "guard.logformats", "guard.text", "guard.features"),
+    *("guard.detector", "guard.simulate"),
     *("recipes.catalogue", "redaction", "environment", "cli.main", "cli.summary"),
 ]
 LARGEST_FILE = 400

@@ -37,6 +37,7 @@ FROZEN = {
         *("--output-dir", "--json"),
     ],
     "compare": ["ARM", "--seeds", "--output-dir", "--any-budget", "--json"],
+    "guard": ["LOG", "--format", "--json"],
 }
 GLOBAL = ["--traceback", "--version"]
 

@@ -22,6 +22,7 @@ from potstill.cli.curate import curate
 from potstill.cli.doctor import doctor
 from potstill.cli.evaluate import evaluate
 from potstill.cli.export import export
+from potstill.cli.guard import guard
 from potstill.cli.ls import ls
 from potstill.cli.output import OutputClosed
 from potstill.cli.plan import plan
@@ -55,6 +56,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "compress": compress,
     "tune": tune,
+    "guard": guard,
 }
 # typer keeps a copy of click, or depends on it, by version; its public BadParameter leads to the common class of both.
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]

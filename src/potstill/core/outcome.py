@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from potstill.core.shapes import Scalar
+if TYPE_CHECKING:  # the shapes know torch; a finding does not
+    from potstill.core.shapes import Scalar
 
 Verdict = Literal["pass", "warn", "stop"]
 

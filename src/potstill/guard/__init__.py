@@ -1,0 +1,1 @@
+"""Is someone distilling us? Query logs in, Findings about accounts out. No torch."""

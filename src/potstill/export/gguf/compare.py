@@ -45,11 +45,11 @@ def compare(
     if has_llama():
         runtimes["llama"] = in_llama(folder, 1)
     tolerance = settings.fp16_tolerance if scheme.rounded else None
-    true, findings = of_module(trained.module), []
+    texts, findings = continued(of_module(trained.module), trained), []
     for name, answer in runtimes.items():
         called, least = f"{scheme.name}.{name}", settings.least_agreement
         findings += near_trained(called, answer, trained, rows=rows, least_agreement=least, tolerance=tolerance)
-        findings.append(_texts(f"export.{called}", continued(true, trained), continued(answer, trained)))
+        findings.append(_texts(f"export.{called}", texts, continued(answer, trained)))
     findings[0] = _told(findings[0], types_of(folder / FILE))
     if has_llama():
         findings.append(tokens_finding(f"export.{scheme.name}.llama.tokens", folder / FILE, trained.tokenizer))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
 
+from potstill.core.finding import Finding, Verdict
 from potstill.core.shapes import Scalar
 
-Verdict = Literal["pass", "warn", "stop"]
+__all__ = ["Finding", "Loss", "Verdict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,23 +21,3 @@ class Loss:
     parts: Mapping[str, float]
     counts: Mapping[str, float]
     shares: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One measured thing. name: dotted ("quality.accuracy"). subject: who was measured ("teacher", "student", ...).
-
-    interval: 95 % bounds where there is one. bound: the limit it was held against. evidence: rows, curves, units.
-    """
-
-    name: str
-    value: float
-    subject: str = "student"
-    interval: tuple[float, float] | None = None
-    bound: float | None = None
-    verdict: Verdict = "pass"
-    evidence: Mapping[str, Any] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values for findings.json."""
-        return asdict(self)

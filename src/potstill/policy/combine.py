@@ -107,14 +107,14 @@ def family_of(ancestors: Iterable[Ancestor]) -> str:
 
 
 def licence_of(ancestors: Iterable[Ancestor]) -> str:
-    """The licence a student is passed on under: that of what it was cut from, and of every ancestor whose terms bind
-    those who receive it. "unknown" where one of them is."""
+    """The licence a student is passed on under: that of what it was cut from, of every teacher whose terms bind those
+    who receive it, and of rows that are not for commerce. "unknown" where nobody knows that of the base."""
     names: list[str] = []
     for one in ancestors:
         for terms in one.terms:
-            if terms in (UNKNOWN, UNDECLARED):
-                if one.role == "base":
-                    return "unknown"
-            elif one.role == "base" or any(duty.kind in BINDING for duty in terms.duties):
+            if one.role == "base" and terms in (UNKNOWN, UNDECLARED):
+                return "unknown"
+            binds = any(duty.kind in BINDING for duty in terms.duties) and one.role in ("teacher", "writer")
+            if one.role == "base" or binds or terms.commercial == "no":
                 names.append(one.licence if identify(one.licence) == (terms,) else terms.id)
     return " AND ".join(dict.fromkeys(names)) or "unknown"

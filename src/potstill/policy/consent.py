@@ -8,6 +8,7 @@ from datetime import date
 from typing import Any, Literal
 
 from potstill.core.errors import InputError
+from potstill.core.finding import Finding
 from potstill.policy.terms import Terms
 from potstill.policy.terms_table import TERMS, UNDECLARED, UNKNOWN
 
@@ -15,8 +16,8 @@ from potstill.policy.terms_table import TERMS, UNDECLARED, UNKNOWN
 @dataclass(frozen=True, slots=True)
 class Consent:
     """One answer. about: the id of terms, or the name of a finding. day: ISO. read: the day the accepted terms were
-    read for the table; other words ask again. covers: the ancestors it was given for, where the terms say nothing by
-    themselves."""
+    read for the table; other words ask again. covers: the ancestors it was given for: a later one asks again, unless
+    the terms that were accepted speak for themselves."""
 
     kind: Literal["accept", "override"]
     about: str
@@ -46,7 +47,7 @@ def consent(
     if when > date.today():
         raise InputError(f"--date {day} is in the future: give the day on which it was decided")
     if kind == "override":
-        return Consent(kind, about, by.strip(), day, reason.strip())
+        return Consent(kind, about, by.strip(), day, reason.strip(), covers=tuple(sorted(covers)))
     terms = next((one for one in TERMS.values() if one.id.lower() == about.lower()), None)
     if terms is None:
         raise InputError(f"--accept {about}: no such terms; the table has {', '.join(TERMS)}")
@@ -57,15 +58,23 @@ def accepted(consents: Sequence[Consent], terms: Terms, name: str) -> Consent | 
     """The newest answer that accepts these terms for this ancestor. Where the terms are unknown, it was given for
     certain ancestors and for no other."""
     for one in reversed(consents):
-        if one.kind == "accept" and one.about == terms.id and one.read == terms.read:
-            if terms not in (UNKNOWN, UNDECLARED) or name in one.covers:
-                return one
+        speaks = terms not in (UNKNOWN, UNDECLARED) or name in one.covers
+        if speaks and (one.kind, one.about, one.read) == ("accept", terms.id, terms.read):
+            return one
     return None
 
 
-def overridden(consents: Sequence[Consent], finding: str) -> Consent | None:
-    """The newest answer that lets a finding of this name pass."""
-    return next((one for one in reversed(consents) if one.kind == "override" and one.about == finding), None)
+def overridden(consents: Sequence[Consent], finding: Finding) -> Consent | None:
+    """The newest answer that lets this finding pass: of its name, and about all the ancestors that it is about."""
+    about = {one["name"] for one in finding.evidence.get("ancestors", ())}
+    return next(
+        (
+            one
+            for one in reversed(consents)
+            if (one.kind, one.about) == ("override", finding.name) and about <= set(one.covers)
+        ),
+        None,
+    )
 
 
 def read_consents(rows: Iterable[Mapping[str, Any]], where: str) -> list[Consent]:

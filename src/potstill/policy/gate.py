@@ -32,7 +32,7 @@ class Gate:
 def decide(findings: Iterable[Finding], consents: Sequence[Consent]) -> Gate:
     """Which `stop` findings hold, and which a person answered for."""
     stops = [one for one in findings if one.verdict == "stop"]
-    answered = [(one, overridden(consents, one.name)) for one in stops]
+    answered = [(one, overridden(consents, one)) for one in stops]
     return Gate(
         stops=tuple(one for one, by in answered if by is None),
         overrides=tuple((one, by) for one, by in answered if by is not None),
@@ -117,20 +117,16 @@ _REFUSED: dict[Permission, str] = {
 
 def _names(groups: Iterable[Terms], question: Question) -> list[Finding]:
     """Whether the student's name begins as the terms of its ancestors want it."""
-    wrong: set[str] = set()
-    wanted = {terms.name_prefix for terms in groups} - {""}
-    for terms in groups:
-        wrong |= answer(terms, "base", question).misnamed
-    if not wanted:
+    named = [terms for terms in groups if terms.name_prefix]
+    if not named:
         return []
+    wrong = sorted(set().union(*(answer(terms, "base", question).misnamed for terms in named)))
+    lacking = f'the name "{question.name}" must begin with {" and ".join(wrong)}: set export.name'
     evidence = {
         "unit": "prefixes",
         "name": question.name,
-        "must_begin_with": sorted(wanted),
-        "why": f'the name "{question.name}" must begin with {" and ".join(sorted(wrong))}: set export.name'
-        if wrong
-        else "begins as it must",
+        "must_begin_with": sorted({terms.name_prefix for terms in named}),
+        "why": lacking if wrong else "begins as it must",
     }
-    return [
-        Finding("licence.name", float(len(wrong)), bound=0.0, verdict="stop" if wrong else "pass", evidence=evidence)
-    ]
+    verdict: Verdict = "stop" if wrong else "pass"
+    return [Finding("licence.name", float(len(wrong)), bound=0.0, verdict=verdict, evidence=evidence)]

@@ -75,7 +75,7 @@ def is_near(url: str) -> bool:
     """Whether an address is this machine or its private network: whoever runs it there knows its terms."""
     parts = urlsplit(url)
     host = parts.hostname or ""
-    if parts.scheme == "unix" or host == "localhost" or "." not in host and ":" not in host:
+    if parts.scheme == "unix" or host == "localhost" or not set(".:") & set(host):
         return True
     try:
         return ipaddress.ip_address(host).is_private

@@ -108,7 +108,7 @@ def _of_gguf(path: Path) -> str:
 
 def _hub_card(name: str, revision: str | None, fetch: bool) -> str | None:
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         found = try_to_load_from_cache(name, "README.md", revision=revision)

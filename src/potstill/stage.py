@@ -186,6 +186,8 @@ def summary(bench: Bench, made: LoadedModel, prepared: Prepared, result: TrainRe
                 "source": lineage.source,
                 "revision": lineage.revision,
                 "licence": lineage.licence,
+                "maker": lineage.maker,
+                "generation": lineage.generation,
                 "notes": f"made by {lineage.maker}, {lineage.generation} synthetic generations deep",
             }
             for lineage in prepared.lineages
@@ -235,6 +237,7 @@ def teachers(bench: Bench, stage: StageSettings) -> list[dict[str, Any]]:
                 "base": who,
                 "revision": "unknown",
                 "licence": named.licence or "unknown",
+                "url": named.url,
                 "notes": f"a black box: its {stage.objective.top_k} likeliest tokens; taught stage {stage.name}",
             }
         )

@@ -87,10 +87,12 @@ def _step(shape: StepShape, teachers: int, as_json: bool) -> None:
 def _recipe(file: str, overrides: Sequence[str], bandwidth: float | None, as_json: bool) -> None:
     from potstill.estimate import as_json as values_of
     from potstill.estimate import decode_ceiling, estimate
+    from potstill.licensing import clear, place_of
     from potstill.recipe_yaml import load_recipe
     from potstill.sizes import refuse_larger_tutors
 
     recipe = load_recipe(file, list(overrides))
+    clear(recipe, place_of(recipe))
     refuse_larger_tutors(recipe)
     stages = estimate(recipe)
     values: dict[str, Any] = {"recipe": recipe.name, "stages": values_of(stages)}

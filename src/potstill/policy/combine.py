@@ -46,7 +46,7 @@ class Ancestor:
 @dataclass(frozen=True, slots=True)
 class Question:
     """What is asked of the terms. purpose: of the release. family: of the student, where its base has one ("llama").
-    name: of the student."""
+    name: of the student, "" where there is none yet."""
 
     purpose: Purpose = "unstated"
     family: str = ""
@@ -80,7 +80,7 @@ def needed(terms: Terms, role: Role, question: Question) -> Permission:
 def answer(terms: Terms, role: Role, question: Question) -> Answer:
     """What one row of the table answers about one ancestor."""
     prefix = terms.name_prefix
-    wrong = bool(prefix) and not question.name.startswith(prefix)
+    wrong = bool(prefix and question.name) and not question.name.startswith(prefix)
     return Answer(
         needed(terms, role, question), frozenset(terms.duties), frozenset((prefix,)) if wrong else frozenset()
     )

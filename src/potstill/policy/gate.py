@@ -71,12 +71,13 @@ def _judged(
     consented = [accepted(consents, terms, one.name) for one in under]
     by = consented[0] if said.permission in ("accept", "ask") and None not in consented else None
     verdict, why = _verdict(terms, said, by, question, release)
+    shown = dict.fromkeys((one.role, one.name, one.licence) for one in under)
     age = (today - date.fromisoformat(terms.read)).days
     if verdict == "pass" and not terms.fixed and age > STALE_DAYS:
         verdict, why = "warn", f"these terms change, and were read {age} days ago: read them again"
     return Finding(
         name=f"licence.{terms.id.lower()}",
-        value=float(len(under)),
+        value=float(len(shown)),
         verdict=verdict,
         evidence={
             "unit": "ancestors",
@@ -86,7 +87,7 @@ def _judged(
             "source": terms.source,
             "clause": terms.clause,
             "read": terms.read,
-            "ancestors": [{"role": one.role, "name": one.name, "licence": one.licence} for one in under],
+            "ancestors": [{"role": role, "name": name, "licence": licence} for role, name, licence in shown],
             "duties": [{"kind": duty.kind, "text": duty.text} for duty in sorted(said.duties)],
             "accepted": by.as_json() if by else None,
         },
@@ -117,7 +118,7 @@ _REFUSED: dict[Permission, str] = {
 
 def _names(groups: Iterable[Terms], question: Question) -> list[Finding]:
     """Whether the student's name begins as the terms of its ancestors want it."""
-    named = [terms for terms in groups if terms.name_prefix]
+    named = [terms for terms in groups if terms.name_prefix and question.name]
     if not named:
         return []
     wrong = sorted(set().union(*(answer(terms, "base", question).misnamed for terms in named)))

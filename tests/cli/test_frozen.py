@@ -18,6 +18,7 @@ FROZEN = {
     "resume": ["RUN", "--trust-remote-code", "--rank-timeout", "--json"],
     "evaluate": ["MODEL_OR_RUN", "KEY.SUB=VALUE", "--recipe", "--trust-remote-code", "--json"],
     "export": ["RUN", "--format", "--trust-remote-code", "--json"],
+    "gate": ["RUN", "--accept", "--override", "--by", "--date", "--reason", "--verify", "--bom", "--json"],
     "report": ["RUN", "--json"],
     "write": ["FILE", "KEY.SUB=VALUE", "--output", "--json"],
     "serve": [

@@ -20,6 +20,7 @@ from potstill.cli.cp import cp
 from potstill.cli.doctor import doctor
 from potstill.cli.evaluate import evaluate
 from potstill.cli.export import export
+from potstill.cli.gate import gate
 from potstill.cli.ls import ls
 from potstill.cli.output import OutputClosed
 from potstill.cli.plan import plan
@@ -44,6 +45,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "resume": resume,
     "evaluate": evaluate,
     "export": export,
+    "gate": gate,
     "report": report,
     "write": write,
     "serve": serve,

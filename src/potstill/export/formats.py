@@ -11,6 +11,9 @@ from potstill.core.errors import InputError
 from potstill.export.graphs import GRAPHS, export_graph
 from potstill.export.huggingface import Exported, export_huggingface
 from potstill.export.runtimes import RUNTIMES
+from potstill.export.settings import place
+
+__all__ = ["FORMATS", "Format", "place", "refuse_not_installed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +35,6 @@ FORMATS: Mapping[str, Format] = {
         for one in GRAPHS
     },
 }
-
-
-def place(name: str) -> str:
-    """The folder of a format in a run folder."""
-    return "model" if name == "huggingface" else f"model-{name}"
 
 
 def refuse_not_installed(formats: Sequence[str]) -> None:

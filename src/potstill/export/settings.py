@@ -9,6 +9,11 @@ from potstill.core.settings import Settings
 FormatName = Literal["huggingface", "onnx", "onnx-int8", "openvino", "openvino-int8", "openvino-int8-weights"]
 
 
+def place(name: str) -> str:
+    """The folder of a format in a run folder."""
+    return "model" if name == "huggingface" else f"model-{name}"
+
+
 class ExportSettings(Settings):
     """formats: folders to write. tolerance: the largest logit difference between the trained and the reloaded model, of
     a format whose weights are the trained ones in another program runtime_tolerance. least_agreement: of a quantised

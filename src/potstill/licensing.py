@@ -131,8 +131,8 @@ def _teachers(stage: StageSettings, place: str, fetch: bool) -> Iterator[Ancesto
     for number, model in enumerate(stage.teacher.models):
         yield from _model("teacher", model, f"{place}teacher.models.{number}", fetch)
     if (named := stage.teacher.endpoint) is not None:
-        name, licence = named.model or redact(named.url), named.licence or "unknown"
-        yield Ancestor("teacher", name, licence, named.url, where=f"{place}teacher.endpoint")
+        licence = named.licence or "unknown"
+        yield Ancestor("teacher", redact(named.url), licence, named.url, where=f"{place}teacher.endpoint")
 
 
 def _model(role: Role, settings: ModelSettings, where: str, fetch: bool) -> Iterator[Ancestor]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from potstill.config import Recipe
 from potstill.core.errors import FolderError
 from potstill.core.finding import Finding
 from potstill.data.licences import LICENCES
 from potstill.durable import sha256
-from potstill.export.formats import place as place_of_format
+from potstill.export.settings import FormatName, place
 from potstill.folder import RunFolder
-from potstill.licensing import answers, ids, is_ours, question_of
+from potstill.licensing import answers, ids, is_ours, question_of, refuse
 from potstill.policy.combine import Ancestor
 from potstill.policy.gate import Gate, decide, licence_findings
 from potstill.policy.ledger import Node, ancestors, title, verify
@@ -23,7 +24,7 @@ from potstill.recorded import MEASURED, finding_of
 CARD = "README.md"
 
 
-def nodes_of(folder: RunFolder, records: Mapping[str, Mapping[str, Any]], formats: Sequence[str]) -> list[Node]:
+def nodes_of(folder: RunFolder, records: Mapping[str, Mapping[str, Any]]) -> list[Node]:
     """The nodes of a run, parents before children: what each stage was made of, its product, and what was exported.
 
     records: of the finished stages of the recipe, by name, in order; the last is the student's.
@@ -45,8 +46,8 @@ def nodes_of(folder: RunFolder, records: Mapping[str, Mapping[str, Any]], format
         products[name] = own
         found += [*parents, own]
     student = found[-1]
-    for name in formats:
-        where = place_of_format(name)
+    for name in get_args(FormatName):
+        where = place(name)
         if (folder.root / where).is_dir():
             content = files(folder.root / where)
             found.append(Node("export", name, where, licence=student.licence, terms=student.terms,
@@ -69,13 +70,13 @@ def _rows(done: Mapping[str, Any]) -> Iterator[Node]:
 
 def _base(done: Mapping[str, Any], products: Mapping[str, Node]) -> Iterator[Node]:
     kind, _, stage = done["source"].partition(":")
-    if kind == "stage" and stage in products:
-        yield products[stage]
+    if kind == "stage":
+        yield from (products[name] for name in (stage,) if name in products)
         return
     weights = {one["name"]: one["hash"] for one in done.get("parents", ()) if one["role"] == "student"}
     yield Node(
         "source",
-        done["model"],
+        done["source"],
         done["source"],
         done["revision"],
         done["licence"],
@@ -113,11 +114,20 @@ def lineage_of(ledger: Mapping[str, Any]) -> list[Ancestor]:
     if not isinstance(found, Mapping):
         raise FolderError("ledger.json holds no graph: it was written by an older Potstill; run `potstill resume RUN`")
     student = next((node for node in reversed(found["nodes"]) if node["kind"] == "checkpoint"), None)
-    return [
-        Ancestor(node["role"], node["name"], node["licence"], node["url"], node["ours"])
-        for node in (ancestors(found, student["hash"]) if student else ())
-        if node["role"]
-    ]
+    made_of = ancestors(found, student["hash"]) if student else ()
+    return [_ancestor(node) for node in made_of if node["role"]]
+
+
+def _ancestor(node: Mapping[str, Any]) -> Ancestor:
+    return Ancestor(node["role"], node["url"] or node["name"], node["licence"], node["url"], node["ours"])
+
+
+def refuse_stage(folder: RunFolder, recipe: Recipe, done: Mapping[str, Any]) -> None:
+    """Before a stage learns: the terms that only what it has loaded could state. done: as of a finished stage. Raises
+    TermsError."""
+    nodes = [*_rows(done), *_base(done, {}), *_teachers(done, {})]
+    made_of = [_ancestor(node.body) for node in nodes if node.role]
+    refuse(made_of, question_of(recipe, made_of), answers(folder.root), folder.root, resume=True)
 
 
 def judge(folder: RunFolder, *, release: bool, measured: Sequence[str] = MEASURED) -> tuple[list[Finding], Gate]:

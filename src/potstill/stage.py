@@ -20,6 +20,7 @@ from potstill.data.prepare import Prepared
 from potstill.durable import writing
 from potstill.elsewhere import looked_ahead
 from potstill.onpolicy import ORIGINS, listening, record_origins, rolled_out
+from potstill.release import refuse_stage
 from potstill.students.fingerprint import weights_sha256
 from potstill.students.freeze import freeze, names_of
 from potstill.students.load import LoadedModel
@@ -108,6 +109,8 @@ def learn(
     """The training itself, shared with the other ranks; its checkpoints lie in `place`."""
     bench.stop.check()
     heard = assemble.teacher(bench, stage, made, prepared, place)
+    known = summary(bench, made, prepared, None) | {"teachers": teachers(bench, stage)}
+    bench.ranks.everywhere(lambda: refuse_stage(bench.folder, bench.recipe, known))
     objective, companion = assemble.objective(bench, stage, made, heard, prepared)
     bench.ranks.lead(lambda: bench.folder.write_json(f"stages/{stage.name}/{LEFT_OUT}", list(heard.left_out)))
     rows = assemble.rows_of(stage, prepared)
@@ -226,6 +229,7 @@ def teachers(bench: Bench, stage: StageSettings) -> list[dict[str, Any]]:
                     "licence": one.licence,
                     "hash": hash_of(one),
                     "notes": f"{one.display_name}; taught stage {stage.name}",
+                    **({"url": name} if stage.teacher and name in stage.teacher.urls else {}),
                 }
             )
     if stage.teacher is not None and (named := stage.teacher.endpoint) is not None:

@@ -242,9 +242,9 @@ def heed(bench: Bench, findings: Sequence[Finding]) -> None:
 def closed(root: Path, stops: Sequence[str]) -> str:
     """Why nothing is exported, and what a person can do."""
     return (
-        f"{root}: the gate is closed, and nothing is exported: {', '.join(stops)}. See `potstill gate {root}`; a person "
-        f"lets a finding pass with `potstill gate {root} --override FINDING --by NAME --date YYYY-MM-DD --reason TEXT`, "
-        f"then `potstill resume {root}`."
+        f"{root}: the gate is closed, and nothing is exported: {', '.join(stops)}. `potstill gate {root}` says why; a "
+        f"person lets a finding pass with `potstill gate {root} --override FINDING --by NAME --date YYYY-MM-DD "
+        f"--reason TEXT`, then `potstill resume {root}`."
     )
 
 
@@ -269,7 +269,7 @@ def ledger(bench: Bench) -> dict[str, Any]:
         entries.append(_entry(f"stage {name}", done, notes))
         entries += [entry for entry in (*done.get("teachers", ()), *done["lineage"]) if entry not in entries]
     own = {name: records[name] for name in (*(stage.name for stage in bench.recipe.stages), "student")}
-    nodes = nodes_of(bench.folder, own, bench.recipe.export.formats)
+    nodes = nodes_of(bench.folder, own)
     return {
         "entries": entries,
         "hops": told(records),

@@ -146,11 +146,12 @@ def _model(role: Role, settings: ModelSettings, where: str, fetch: bool) -> Iter
 
 
 def _rows(data: DataSettings, where: str) -> Iterator[Ancestor]:
-    """The rows that are learnt from, or that choose; a test set does neither."""
+    """The rows that are learnt from, that choose, and on which the promise rests."""
     for number, source in enumerate(data.train):
         yield from _source(source, f"{where}.train.{number}")
-    if data.validation is not None:
-        yield from _source(data.validation, f"{where}.validation")
+    for name, held in (("validation", data.validation), ("test", data.test)):
+        if held is not None:
+            yield from _source(held, f"{where}.{name}")
 
 
 def _source(source: SourceSettings, where: str) -> Iterator[Ancestor]:

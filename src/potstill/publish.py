@@ -11,6 +11,8 @@ from potstill.data.prepare import Prepared
 from potstill.export.card import CardFacts
 from potstill.export.formats import FORMATS, place
 from potstill.export.rows import NO_ROWS, Rows
+from potstill.policy.combine import licence_of
+from potstill.release import lineage_of
 from potstill.students.pooled import MeanPooledClassifier
 from potstill.students.settings import ModelSettings
 
@@ -63,10 +65,12 @@ def card_facts(record: RunRecord, library: str) -> CardFacts:
     teachers = [settings["model_name_or_path"] for settings in taught["models"]]
     if taught["endpoint"]:
         teachers += [entry["source"] for entry in entries if entry["role"] == "teacher"]
+    graph = record.ledger.get("graph", {"nodes": ()})
+    own = next((node for node in reversed(graph["nodes"]) if node["kind"] == "checkpoint"), None)
     return CardFacts(
         name=recipe["export"]["name"] or recipe["name"],
         task=recipe["task"],
-        licence=student["licence"],
+        licence=licence_of(lineage_of(record.ledger)) if own else student["licence"],
         base_models=(student["base"],),
         teachers=tuple(teachers),
         datasets=tuple(entry["source"] for entry in data),
@@ -75,6 +79,8 @@ def card_facts(record: RunRecord, library: str) -> CardFacts:
         description=recipe["description"],
         lineage=origins,
         findings=record.findings,
+        overrides=record.gate.get("overrides", ()),
+        ledger=own["hash"] if own else "",
     )
 
 

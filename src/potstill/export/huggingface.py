@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +57,7 @@ def export_huggingface(
         write=lambda folder: save_model(trained, folder),
         check=lambda folder: verify(folder, trained, task=task, tolerance=settings.tolerance),
         card=lambda findings: model_card(facts, findings),
+        notices=facts.notices,
     )
 
 
@@ -66,8 +67,10 @@ def publish(
     write: Callable[[Path], None],
     check: Callable[[Path], list[Finding]],
     card: Callable[[list[Finding]], str],
+    notices: Sequence[str] = (),
 ) -> Exported:
-    """Write aside, check, add the card, and move into place if nothing says stop. An earlier export stands until then.
+    """Write aside, check, add the card and the notices, and move into place if nothing says stop. An earlier export
+    stands until then.
 
     Raises FolderError when the target is a file or cannot be written, DiskError when the disk is full, and whatever
     the three callables raise; nothing half-written is left in any of these cases.
@@ -83,6 +86,8 @@ def publish(
         write(aside)
         findings = check(aside)
         (aside / "README.md").write_text(card(findings), encoding="utf-8")
+        if notices:
+            (aside / "NOTICE").write_text("\n\n".join(notices) + "\n", encoding="utf-8")
         _flush(aside)
         exported = Exported(target, tuple(findings))
         if not exported.published:

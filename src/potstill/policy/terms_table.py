@@ -12,7 +12,7 @@ from potstill.policy.terms import Duty, Terms
 
 READ = "2026-11-25"
 
-_NOTICE = Duty("notice", "Keep the copyright and licence text of the work beside what is made from it.")
+_NOTICE = Duty("attribution", "Keep the copyright and licence text of the work beside what is made from it.")
 _CREDIT = Duty("attribution", "Name the authors and the licence, link to both, and say that changes were made.")
 _ALIKE = Duty("share-alike", "Pass adaptations on under the same or a compatible licence.")
 _NOT_FOR_MONEY = Duty("non-commercial", "Use and pass on for purposes that are not commercial only.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,7 +46,7 @@ def gate(
         from potstill.materials import bill
 
         text = bill(folder, bom)
-        print(text)
+        emit(text, json.loads(text), as_json=as_json)
         return
     text, values, good = _verified(folder) if verify else _judged(folder)
     emit(text, values, as_json=as_json)

@@ -42,7 +42,8 @@ class CardFacts:
     base_models: what the student was cut from. teachers: whom it learnt from. licence: SPDX identifier or "unknown".
     library: "transformers", "sentence-transformers", or the runtime of a graph. lineage: role -> origin. findings: of
     every measured subject, with what the gate found of licences. overrides: findings that stopped and who let them
-    pass (finding, by, day, reason). ledger: hash of the student's node in the run's ledger. limits: sentences on what was not shown. recipe: its name. task: what the model does.
+    pass (finding, by, day, reason). ledger: hash of the student's node in the run's ledger. limits: sentences on what
+    was not shown. recipe: its name. task: what the model does.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Runs and the gate: stopped before anything is loaded, answered, released, taken apart, and said in one message each."""
+"""Runs and the gate: stopped before anything is loaded, answered, released, taken apart; each said in one message."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def test_terms_stop_a_run_before_it_loads_until_a_person_accepts_and_the_card_ca
     recipe["teacher"]["models"] = [{"model_name_or_path": str(gemma_folder(materials, tmp_path))}]
     recipe["export"] = {"name": "tiny"}
     file, run = write_recipe(tmp_path, recipe), tmp_path / "run"
-    with pytest.raises(TermsError, match="licence.gemma: teacher.models.0 .*must be accepted first") as caught:
+    with pytest.raises(TermsError, match=r"licence\.gemma: teacher\.models\.0 .*must be accepted first") as caught:
         potstill.run(file, output_dir=run)
     assert f"potstill gate {run} --accept gemma" in str(caught.value)
     assert not list(run.glob("stages/*/*"))
@@ -64,7 +64,7 @@ def test_a_student_of_gemma_is_under_gemma_in_the_next_run(materials, tmp_path):
     (folder / "README.md").write_text("---\nlicense: other\nlicense_name: apache-2.0 and gemma\n---\n")
     recipe = language_model(materials)
     recipe["student"]["model_name_or_path"] = str(folder)
-    with pytest.raises(TermsError, match="licence.gemma: student "):
+    with pytest.raises(TermsError, match=r"licence\.gemma: student "):
         clear(load_recipe(write_recipe(tmp_path, recipe)), tmp_path / "run")
 
 
@@ -116,7 +116,7 @@ def test_a_stop_finding_blocks_the_export_until_it_is_overridden(mine, capsys):
     found = json.loads((mine / "findings.json").read_text())
     found.append({**found[0], "name": "audit.refusal", "verdict": "stop", "interval": None})
     (mine / "findings.json").write_text(json.dumps(found))
-    with pytest.raises(GateError, match="the gate is closed, and nothing is exported: audit.refusal"):
+    with pytest.raises(GateError, match=r"the gate is closed, and nothing is exported: audit\.refusal"):
         potstill.resume(mine)
     assert not (mine / "model").exists()
     assert "Stopped by: audit.refusal" in (mine / "report.html").read_text()

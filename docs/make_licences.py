@@ -18,8 +18,8 @@ BEGIN, END = "<!-- terms: begin -->", "<!-- terms: end -->"
 def table() -> str:
     """Markdown, a line per row of terms, then one per address."""
     lines = [
-        "| Terms | Cut a student from it | Learn from its output or rows | Compete with its owner | Earn money | Owed | "
-        "Read |",
+        "| Terms | Cut a student from it | Learn from its output or rows | Compete with its owner | Earn money | Owed "
+        "| Read |",
         "|---|---|---|---|---|---|---|",
     ]
     lines += [_line(one) for one in TERMS.values() if one not in (UNKNOWN, UNDECLARED)]

@@ -11,7 +11,7 @@ from potstill.durable import replace_file, writing
 from potstill.folder import RunFolder
 from potstill.licensing import answers, answers_file, of_recipe, question_of
 from potstill.policy.combine import Ancestor
-from potstill.policy.consent import Consent, consent
+from potstill.policy.consent import EVERYTHING, Consent, consent
 from potstill.policy.gate import licence_findings
 from potstill.recipe_yaml import load_recipe
 from potstill.release import judge, lineage_of
@@ -27,7 +27,7 @@ def keep(place: Path, *, accept: str | None, override: str | None, by: str, day:
         )
     kind, about = ("accept", accept) if accept is not None else ("override", str(override))
     made_of = [] if file.parent != place else ancestors_of(RunFolder(place))
-    names = _about(place, str(about), kind, made_of) if made_of else []
+    names = [EVERYTHING] if file.parent != place else _about(place, str(about), kind, made_of)
     one = consent(kind, str(about), by=by, day=day, reason=reason, covers=names)  # type: ignore[arg-type]
     rows = [*(before.as_json() for before in answers(place)), one.as_json()]
     with writing(file):

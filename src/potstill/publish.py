@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from potstill import assemble
 from potstill.bench import Bench
 from potstill.core.lineage import Lineage
@@ -84,5 +87,6 @@ def card_facts(record: RunRecord, library: str) -> CardFacts:
     )
 
 
-def _lineage(entry: dict[str, str]) -> Lineage:
-    return Lineage(source=entry["source"], revision=entry["revision"], licence=entry["licence"])
+def _lineage(entry: Mapping[str, Any]) -> Lineage:
+    known = {name: entry[name] for name in ("maker", "generation") if name in entry}
+    return Lineage(source=entry["source"], revision=entry["revision"], licence=entry["licence"], **known)

@@ -14,7 +14,7 @@ from potstill.data.licences import LICENCES
 from potstill.durable import sha256
 from potstill.export.settings import FormatName, place
 from potstill.folder import RunFolder
-from potstill.licensing import answers, ids, is_ours, question_of, refuse
+from potstill.licensing import answers, ids, is_ours, of_recipe, question_of, refuse
 from potstill.policy.combine import Ancestor
 from potstill.policy.gate import Gate, decide, licence_findings
 from potstill.policy.ledger import Node, ancestors, title, verify
@@ -127,7 +127,18 @@ def refuse_stage(folder: RunFolder, recipe: Recipe, done: Mapping[str, Any]) -> 
     TermsError."""
     nodes = [*_rows(done), *_base(done, {}), *_teachers(done, {})]
     made_of = [_ancestor(node.body) for node in nodes if node.role]
-    refuse(made_of, question_of(recipe, made_of), answers(folder.root), folder.root, resume=True)
+    question = question_of(recipe, [*of_recipe(recipe), *made_of])
+    refuse(made_of, question, answers(folder.root), folder.root, resume=True)
+
+
+def ledger_of(folder: RunFolder) -> dict[str, Any]:
+    """Raises FolderError where the run has no ledger yet."""
+    found = folder.read_json("ledger.json")
+    if not isinstance(found, dict):
+        raise FolderError(
+            f"{folder.root}: this run was stopped before it had a ledger: `potstill resume {folder.root}`."
+        )
+    return found
 
 
 def judge(folder: RunFolder, *, release: bool, measured: Sequence[str] = MEASURED) -> tuple[list[Finding], Gate]:
@@ -135,11 +146,7 @@ def judge(folder: RunFolder, *, release: bool, measured: Sequence[str] = MEASURE
 
     release: as for `licence_findings`. Raises FolderError where the run has no ledger yet.
     """
-    ledger = folder.read_json("ledger.json")
-    if not isinstance(ledger, dict):
-        raise FolderError(
-            f"{folder.root}: this run was stopped before it had a ledger: `potstill resume {folder.root}`."
-        )
+    ledger = ledger_of(folder)
     recipe, consents, made_of = load_recipe(folder.config), answers(folder.root), lineage_of(ledger)
     found = licence_findings(made_of, question_of(recipe, made_of), consents, release=release, today=date.today())
     others = [finding_of(values) for name in measured for values in folder.read_json(name) or ()]
@@ -158,8 +165,7 @@ def gate_record(found: Sequence[Finding], gate: Gate) -> dict[str, Any]:
 
 def tampered(folder: RunFolder) -> list[str]:
     """Everything that is not as the ledger says: in the graph, in the files of products and exports, in the card."""
-    ledger = folder.read_json("ledger.json")
-    found = ledger.get("graph") if isinstance(ledger, dict) else None
+    found = ledger_of(folder).get("graph")
     faults = verify(found)
     if faults:
         return faults

@@ -12,6 +12,9 @@ from potstill.core.finding import Finding
 from potstill.policy.terms import Terms
 from potstill.policy.terms_table import TERMS, UNDECLARED, UNKNOWN
 
+# Of an answer that lies beside the output of one writing job, which is about that job.
+EVERYTHING = "*"
+
 
 @dataclass(frozen=True, slots=True)
 class Consent:
@@ -54,11 +57,16 @@ def consent(
     return Consent(kind, terms.id, by.strip(), day, reason.strip(), terms.read, tuple(sorted(covers)))
 
 
+def covers(one: Consent, names: set[str]) -> bool:
+    """Whether an answer was given for all of these."""
+    return EVERYTHING in one.covers or names <= set(one.covers)
+
+
 def accepted(consents: Sequence[Consent], terms: Terms, name: str) -> Consent | None:
     """The newest answer that accepts these terms for this ancestor. Where the terms are unknown, it was given for
     certain ancestors and for no other."""
     for one in reversed(consents):
-        speaks = terms not in (UNKNOWN, UNDECLARED) or name in one.covers
+        speaks = terms not in (UNKNOWN, UNDECLARED) or covers(one, {name})
         if speaks and (one.kind, one.about, one.read) == ("accept", terms.id, terms.read):
             return one
     return None
@@ -71,7 +79,7 @@ def overridden(consents: Sequence[Consent], finding: Finding) -> Consent | None:
         (
             one
             for one in reversed(consents)
-            if (one.kind, one.about) == ("override", finding.name) and about <= set(one.covers)
+            if (one.kind, one.about) == ("override", finding.name) and covers(one, about)
         ),
         None,
     )

@@ -59,7 +59,7 @@ def _rows(done: Mapping[str, Any]) -> Iterator[Node]:
     """The rows' sources; what a model wrote has its writer, made of the prompts' source."""
     for entry in done["lineage"]:
         licence, source, depth = entry["licence"], entry["source"], entry.get("generation", 0)
-        ours = source not in LICENCES and (is_ours(source) or depth > 0)
+        ours = source not in LICENCES and (_ours(entry) or depth > 0)
         rows = Node("source", source, source, entry["revision"], licence, ids(licence), entry.get("maker", "human"),
                     depth, role="data", ours=ours)  # fmt: skip
         yield rows
@@ -82,7 +82,7 @@ def _base(done: Mapping[str, Any], products: Mapping[str, Node]) -> Iterator[Nod
         done["licence"],
         ids(done["licence"]),
         role="base",
-        ours=is_ours(done["source"]),
+        ours=_ours(done),
         content={"weights": weights[done["source"]]} if done["source"] in weights else {},
     )
 
@@ -92,7 +92,7 @@ def _teachers(done: Mapping[str, Any], products: Mapping[str, Node]) -> Iterator
         licence, source = entry["licence"], entry["source"]
         weights = {"weights": entry["hash"]} if entry.get("hash") else {}
         yield Node("teacher", source, source, entry["revision"], licence, ids(licence), role="teacher",
-                   url=entry.get("url", ""), ours=is_ours(source), content=weights)  # fmt: skip
+                   url=entry.get("url", ""), ours=_ours(entry), content=weights)  # fmt: skip
     for one in done.get("parents", ()):
         kind, _, stage = one["name"].partition(":")
         if one["role"] == "teacher" and kind == "stage" and stage in products:
@@ -100,6 +100,11 @@ def _teachers(done: Mapping[str, Any], products: Mapping[str, Node]) -> Iterator
             yield own
             yield Node("tutor", stage, one["name"], licence=own.licence, terms=own.terms, maker="this run",
                        content={"weights": one["hash"]}, parents=(own.hash,))  # fmt: skip
+
+
+def _ours(entry: Mapping[str, Any]) -> bool:
+    """Whether it was a file or folder of the machine where it was learnt from; older records do not say."""
+    return bool(entry["ours"]) if "ours" in entry else is_ours(entry["source"])
 
 
 def files(folder: Path) -> dict[str, str]:

@@ -19,6 +19,7 @@ from potstill.core.protocols import Observer
 from potstill.data.prepare import Prepared
 from potstill.durable import writing
 from potstill.elsewhere import looked_ahead
+from potstill.licensing import is_ours
 from potstill.onpolicy import ORIGINS, listening, record_origins, rolled_out
 from potstill.release import refuse_stage
 from potstill.students.fingerprint import weights_sha256
@@ -181,6 +182,7 @@ def summary(bench: Bench, made: LoadedModel, prepared: Prepared, result: TrainRe
         "source": made.record.source,
         "base": before["base"] if before else made.record.source,
         "revision": made.record.revision,
+        "ours": before.get("ours", False) if before else is_ours(made.record.source),
         "licence": before["licence"] if before else made.record.licence,
         "data": prepared.summary(),
         "lineage": [
@@ -191,6 +193,7 @@ def summary(bench: Bench, made: LoadedModel, prepared: Prepared, result: TrainRe
                 "licence": lineage.licence,
                 "maker": lineage.maker,
                 "generation": lineage.generation,
+                "ours": is_ours(lineage.source),
                 "notes": f"made by {lineage.maker}, {lineage.generation} synthetic generations deep",
             }
             for lineage in prepared.lineages
@@ -227,6 +230,7 @@ def teachers(bench: Bench, stage: StageSettings) -> list[dict[str, Any]]:
                     "base": one.source,
                     "revision": one.revision,
                     "licence": one.licence,
+                    "ours": is_ours(one.source),
                     "hash": hash_of(one),
                     "notes": f"{one.display_name}; taught stage {stage.name}",
                     **({"url": name} if stage.teacher and name in stage.teacher.urls else {}),

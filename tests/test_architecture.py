@@ -37,7 +37,12 @@ FLOORS = {
     "estimate_compress": 3.2,
     "estimate": 3.5,
     "sizes": 3.5,
+    "licensing": 3.7,
     "folder": 4,
+    "recorded": 4.2,
+    "release": 5.3,
+    "answering": 5.4,
+    "materials": 5.4,
     "cluster": 4,
     "assemble": 5,
     "bench": 4.5,
@@ -73,7 +78,8 @@ FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "misc
 FOREIGN_TRAINERS = {"pytorch_lightning", "lightning", "trl", "accelerate", "ignite", "composer"}
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
 TORCH_FREE = [
-    *("core.errors", "core.lineage", "core.example", "core.settings", "core.task", "core.record", "core.progress"),
+    *("core.errors", "core.finding", "core.lineage", "core.example", "core.settings", "core.task", "core.record"),
+    "core.progress",
     *(
         f"{room}.settings"
         for room in ("compress", "data", "students", "objectives", "teachers", "train", "evaluate", "export")
@@ -93,9 +99,11 @@ TORCH_FREE = [
     *("data.order_settings", "data.augment.settings", "data.curriculum.graph", "data.difficulty.schedule"),
     *("data.verify.settings", "data.curate.settings", "recipe_curating"),
     *("teachers.forms", "teachers.framing", "students.shape", "traffic", "estimate", "estimate_compress", "sizes"),
-    *("core.outcome", "guard.querylog", "guard.logformats", "guard.text", "guard.features"),
+    *("guard.querylog", "guard.logformats", "guard.text", "guard.features"),
     *("guard.detector", "guard.simulate"),
     *("recipes.catalogue", "redaction", "environment", "cli.main", "cli.summary"),
+    *(f"policy.{name}" for name in ("terms", "terms_table", "identify", "combine", "consent", "gate", "ledger")),
+    *("students.stated", "data.licences", "licensing", "recorded", "release", "answering", "materials"),
 ]
 LARGEST_FILE = 400
 LARGEST_FUNCTION = 60

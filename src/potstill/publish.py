@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
 from potstill import assemble
 from potstill.bench import Bench
@@ -16,6 +17,8 @@ from potstill.export.card import CardFacts, model_card
 from potstill.export.formats import FORMATS, place
 from potstill.export.huggingface import COMPARISON
 from potstill.export.rows import NO_ROWS, Rows
+from potstill.policy.combine import licence_of
+from potstill.release import lineage_of
 from potstill.students.pooled import MeanPooledClassifier
 from potstill.students.settings import ModelSettings
 
@@ -42,9 +45,8 @@ def publish(bench: Bench, record: RunRecord) -> list[Finding]:
     return findings
 
 
-def write_card(root: Path, record: RunRecord, name: str) -> None:
-    """The card of a format that a run holds already, from what is known now. Raises FolderError and DiskError."""
-    folder = root / place(name)
+def write_card(folder: Path, record: RunRecord, name: str) -> None:
+    """The card in the folder of a format, from what is known now. Raises FolderError and DiskError."""
     known = json.loads((folder / COMPARISON).read_text(encoding="utf-8")) if (folder / COMPARISON).is_file() else ()
     library = "sentence-transformers" if (folder / "modules.json").is_file() else FORMATS[name].library
     text = model_card(card_facts(record, library), [Finding.from_json(values) for values in known])
@@ -78,10 +80,12 @@ def card_facts(record: RunRecord, library: str) -> CardFacts:
     teachers = [settings["model_name_or_path"] for settings in taught["models"]]
     if taught["endpoint"]:
         teachers += [entry["source"] for entry in entries if entry["role"] == "teacher"]
+    graph = record.ledger.get("graph", {"nodes": ()})
+    own = next((node for node in reversed(graph["nodes"]) if node["kind"] == "checkpoint"), None)
     return CardFacts(
         name=recipe["export"]["name"] or recipe["name"],
         task=recipe["task"],
-        licence=student["licence"],
+        licence=licence_of(lineage_of(record.ledger)) if own else student["licence"],
         base_models=(student["base"],),
         teachers=tuple(teachers),
         datasets=tuple(entry["source"] for entry in data),
@@ -90,8 +94,11 @@ def card_facts(record: RunRecord, library: str) -> CardFacts:
         description=recipe["description"],
         lineage=origins,
         findings=record.findings,
+        overrides=record.gate.get("overrides", ()),
+        ledger=own["hash"] if own else "",
     )
 
 
-def _lineage(entry: dict[str, str]) -> Lineage:
-    return Lineage(source=entry["source"], revision=entry["revision"], licence=entry["licence"])
+def _lineage(entry: Mapping[str, Any]) -> Lineage:
+    known = {name: entry[name] for name in ("maker", "generation") if name in entry}
+    return Lineage(source=entry["source"], revision=entry["revision"], licence=entry["licence"], **known)

@@ -14,7 +14,9 @@ from potstill.core.errors import FolderError, InputError, RunError
 from potstill.core.example import Example
 from potstill.data.quarantine import Quarantine
 from potstill.data.sources import read_source
+from potstill.licensing import clear_job, writer_of
 from potstill.recipe_writing import WritingJob
+from potstill.redaction import redact
 from potstill.teachers.answers import EndpointAnswers
 from potstill.teachers.client import Client
 from potstill.teachers.key import read_key
@@ -35,6 +37,9 @@ def write(job: WritingJob, output: str | Path | None = None) -> dict[str, Any]:
     place = Path(output or job.output or "")
     if not place.name:
         raise InputError("there is no output: set `output` in the file, or name a file with --output")
+    for finding in clear_job(job, place):
+        if finding.verdict == "warn":
+            tell(f"{finding.name}: {finding.evidence['why']}")
     quarantine = Quarantine(job.on_bad_row)
     prompts = prompts_of(job, quarantine)
     identity = identity_of(job, prompts)
@@ -187,6 +192,8 @@ def record_of(
         "cost": None if job.price is None else cost(manuscript, job.price),
         "seconds": round(written.seconds, 3),
         "model": manuscript.model,
+        "endpoint": "" if job.endpoint is None else redact(job.endpoint.url),
+        "licence": writer_of(job).licence,
         "job": dict(identity),
     }
 

@@ -21,7 +21,9 @@ from potstill.core.protocols import Observer
 from potstill.data.prepare import Prepared
 from potstill.durable import writing
 from potstill.elsewhere import looked_ahead
+from potstill.licensing import is_ours
 from potstill.onpolicy import ORIGINS, listening, record_origins, rolled_out
+from potstill.release import refuse_stage
 from potstill.students.fingerprint import weights_sha256
 from potstill.students.freeze import freeze, names_of
 from potstill.students.load import LoadedModel
@@ -116,6 +118,8 @@ def learn(
     bench.stop.check()
     made, shaping = student.made, student.shaping
     heard = assemble.teacher(bench, stage, made, prepared, place)
+    known = summary(bench, made, prepared, None) | {"teachers": teachers(bench, stage)}
+    bench.ranks.everywhere(lambda: refuse_stage(bench.folder, bench.recipe, known))
     objective, companion = assemble.objective(bench, stage, made, heard, prepared)
     bench.ranks.lead(lambda: bench.folder.write_json(f"stages/{stage.name}/{LEFT_OUT}", list(heard.left_out)))
     rows = assemble.rows_of(stage, prepared)
@@ -190,6 +194,7 @@ def summary(bench: Bench, made: LoadedModel, prepared: Prepared, result: TrainRe
         "source": made.record.source,
         "base": before["base"] if before else made.record.source,
         "revision": made.record.revision,
+        "ours": before.get("ours", False) if before else is_ours(made.record.source),
         "licence": before["licence"] if before else made.record.licence,
         "data": prepared.summary(),
         "lineage": [
@@ -198,6 +203,9 @@ def summary(bench: Bench, made: LoadedModel, prepared: Prepared, result: TrainRe
                 "source": lineage.source,
                 "revision": lineage.revision,
                 "licence": lineage.licence,
+                "maker": lineage.maker,
+                "generation": lineage.generation,
+                "ours": is_ours(lineage.source),
                 "notes": f"made by {lineage.maker}, {lineage.generation} synthetic generations deep",
             }
             for lineage in prepared.lineages
@@ -234,8 +242,10 @@ def teachers(bench: Bench, stage: StageSettings) -> list[dict[str, Any]]:
                     "base": one.source,
                     "revision": one.revision,
                     "licence": one.licence,
+                    "ours": is_ours(one.source),
                     "hash": hash_of(one),
                     "notes": f"{one.display_name}; taught stage {stage.name}",
+                    **({"url": name} if stage.teacher and name in stage.teacher.urls else {}),
                 }
             )
     if stage.teacher is not None and (named := stage.teacher.endpoint) is not None:
@@ -247,6 +257,7 @@ def teachers(bench: Bench, stage: StageSettings) -> list[dict[str, Any]]:
                 "base": who,
                 "revision": "unknown",
                 "licence": named.licence or "unknown",
+                "url": named.url,
                 "notes": f"a black box: its {stage.objective.top_k} likeliest tokens; taught stage {stage.name}",
             }
         )

@@ -14,15 +14,19 @@ from potstill.bench import Bench
 from potstill.chains import told
 from potstill.compressing import refuse_ranks
 from potstill.config import Recipe, StageSettings
-from potstill.core.errors import FolderError, InputError, RunError
-from potstill.core.outcome import Finding
+from potstill.core.errors import FolderError, GateError, InputError, RunError
+from potstill.core.finding import Finding
 from potstill.core.record import RunRecord
 from potstill.deployed import measure_export
-from potstill.export.formats import FORMATS, refuse_not_installed
+from potstill.export.formats import FORMATS, place, refuse_not_installed
 from potstill.folder import RunFolder, environment
+from potstill.licensing import clear, place_of
 from potstill.measure import measure
+from potstill.policy.ledger import graph, verify
 from potstill.publish import publish, write_card
 from potstill.recipe_yaml import dump_recipe, load_recipe
+from potstill.recorded import recorded
+from potstill.release import gate_record, judge, nodes_of
 from potstill.report.page import render
 from potstill.sizes import refuse_larger_tutors
 from potstill.stage import curve, run_stage
@@ -52,7 +56,7 @@ def run(
     settings = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     if isinstance(recipe, Recipe) and overrides:
         raise InputError("overrides change a recipe file; these settings are final: change them before calling run")
-    root = Path(output_dir or settings.output_dir or Path("runs") / settings.name)
+    root = Path(output_dir) if output_dir else place_of(settings)
     with opened(root, settings, trust_remote_code, rank_timeout) as bench:
         distil(bench)
         return recorded(bench.folder)
@@ -192,6 +196,8 @@ def distil(bench: Bench, *, again: str | None = None, formats: Sequence[str] = (
     bench.ranks.everywhere(lambda: refuse_larger_tutors(bench.recipe))
     bench.ranks.everywhere(lambda: refuse_ranks(bench))
     bench.ranks.lead(lambda: refuse_not_installed(bench.recipe.export.formats))
+    if again is None:
+        bench.ranks.lead(lambda: heed(bench, clear(bench.recipe, folder.root, fetch=True)))
     for stage in (*bench.recipe.stages, bench.recipe.final):
         run_stage(bench, stage)
     bench.recipe = settled(bench)
@@ -205,14 +211,22 @@ def conclude(bench: Bench, again: str | None, formats: Sequence[str] = ()) -> No
     """Measure, export and report what was trained."""
     folder = bench.folder
     folder.write_lines("metrics.jsonl", [row for name in bench.products for row in curve(folder.stage(name), name)])
-    folder.write_json("ledger.json", ledger(bench))
+    write_ledger(bench)
     if again == "findings.json" or folder.read_json("findings.json") is None:
         folder.write_json("findings.json", [finding.as_json() for finding in measure(bench)])
+    found, gate = judge(folder, release=False, measured=("findings.json",))
+    folder.write_json("gate.json", gate_record(found, gate))
+    heed(bench, found)
+    if not gate.open:
+        reported(folder)
+        raise GateError(closed(folder.root, [finding.name for finding in gate.stops]))
     if again == "export.json" or folder.read_json("export.json") is None:
         folder.write_json("export.json", [finding.as_json() for finding in publish(bench, recorded(folder))])
         forget_measures(folder, bench.recipe.export.formats)
+        write_ledger(bench)
     if again == "deployed.json":
         measure_deployed(bench, formats)
+        write_ledger(bench)
     reported(folder)
     if differs := [values["name"] for values in folder.read_json("export.json") or () if values["verdict"] == "stop"]:
         raise RunError(
@@ -234,7 +248,7 @@ def measure_deployed(bench: Bench, formats: Sequence[str]) -> None:
     found = {name: [finding.as_json() for finding in measure_export(bench, name)] for name in formats}
     folder.write_json("deployed.json", {**(folder.read_json("deployed.json") or {}), **found})
     for name in formats:
-        write_card(folder.root, recorded(folder), name)
+        write_card(folder.root / place(name), recorded(folder), name)
 
 
 def settled(bench: Bench) -> Recipe:
@@ -263,16 +277,50 @@ def controls(recipe: Recipe, steps: int) -> list[tuple[StageSettings, int]]:
     return found
 
 
+def heed(bench: Bench, findings: Sequence[Finding]) -> None:
+    """Say what is owed, and what nobody stated."""
+    for finding in findings:
+        if finding.verdict == "warn":
+            bench.say(f"{finding.name}: {finding.evidence['why']}")
+
+
+def closed(root: Path, stops: Sequence[str]) -> str:
+    """Why nothing is exported, and what a person can do."""
+    return (
+        f"{root}: the gate is closed, and nothing is exported: {', '.join(stops)}. `potstill gate {root}` says why; a "
+        f"person lets a finding pass with `potstill gate {root} --override FINDING --by NAME --date YYYY-MM-DD "
+        f"--reason TEXT`, then `potstill resume {root}`."
+    )
+
+
+def write_ledger(bench: Bench) -> None:
+    """ledger.json, unless one lies there that was changed since it was written. Raises FolderError."""
+    before = bench.folder.read_json("ledger.json") or {}
+    if "graph" in before and (faults := verify(before["graph"])):
+        raise FolderError(
+            f"{bench.folder.root / 'ledger.json'}: {faults[0]}: find out who changed it; removed, it is made anew by "
+            f"`potstill resume {bench.folder.root}`."
+        )
+    bench.folder.write_json("ledger.json", ledger(bench))
+
+
 def ledger(bench: Bench) -> dict[str, Any]:
     """Models and data of the run, each with its origin and licence, models with the hashes of those they were made
-    from; the hops of a chain; and the rows that the student's data left out."""
+    from; the hops of a chain; the rows that the student's data left out; and the graph of hashes."""
     entries: list[dict[str, Any]] = []
     records = {name: bench.folder.stage_record(name) for name in bench.products}
     for name, done in records.items():
         notes = f"{done['model']}; {done['steps']} steps" if done["steps"] else f"{done['model']}; not trained"
         entries.append(_entry(f"stage {name}", done, notes))
         entries += [entry for entry in (*done.get("teachers", ()), *done["lineage"]) if entry not in entries]
-    return {"entries": entries, "hops": told(records), "rejected": records["student"]["data"]["refused"]}
+    own = {name: records[name] for name in (*(stage.name for stage in bench.recipe.stages), "student")}
+    nodes = nodes_of(bench.folder, own)
+    return {
+        "entries": entries,
+        "hops": told(records),
+        "rejected": records["student"]["data"]["refused"],
+        "graph": graph(nodes),
+    }
 
 
 def _entry(role: str, done: Mapping[str, Any], notes: str) -> dict[str, Any]:
@@ -286,16 +334,3 @@ def _entry(role: str, done: Mapping[str, Any], notes: str) -> dict[str, Any]:
         "parents": done.get("parents", []),
         "notes": notes,
     }
-
-
-def recorded(folder: RunFolder) -> RunRecord:
-    """The record of a run as its folder tells it."""
-    findings = [*(folder.read_json("findings.json") or ()), *(folder.read_json("export.json") or ())]
-    findings += [values for found in (folder.read_json("deployed.json") or {}).values() for values in found]
-    return RunRecord(
-        folder=str(folder.root),
-        recipe=load_recipe(folder.config).model_dump(mode="json"),
-        ledger=folder.read_json("ledger.json") or {},
-        metrics=folder.read_lines("metrics.jsonl"),
-        findings=[Finding.from_json(values) for values in findings],
-    )

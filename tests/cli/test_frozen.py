@@ -20,6 +20,7 @@ FROZEN = {
         *("MODEL_OR_RUN", "KEY.SUB=VALUE", "--recipe", "--format", "--cost", "--trust-remote-code", "--json"),
     ],
     "export": ["RUN", "--format", "--trust-remote-code", "--json"],
+    "gate": ["RUN", "--accept", "--override", "--by", "--date", "--reason", "--verify", "--bom", "--json"],
     "report": ["RUN", "--json"],
     "write": ["FILE", "KEY.SUB=VALUE", "--output", "--json"],
     "curate": ["FILE", "KEY.SUB=VALUE", "--output", "--allow-unisolated-code", "--json"],

@@ -105,3 +105,44 @@ def test_our_loader_reads_the_licence_back(tmp_path):
 def test_the_code_shown_is_that_of_the_library():
     assert 'pipeline("text-classification"' in model_card(facts())
     assert "SentenceTransformer(" in model_card(facts(library="sentence-transformers"))
+
+
+GEMMA = Finding(
+    "licence.gemma",
+    1.0,
+    verdict="warn",
+    evidence={
+        "terms": "Gemma Terms of Use",
+        "why": "allowed, and whoever passes the student on owes: pass-on",
+        "source": "https://ai.google.dev/gemma/terms",
+        "read": "2026-11-25",
+        "ancestors": [{"role": "teacher", "name": "gemma|x", "licence": "Gemma"}],
+        "duties": [{"kind": "notice", "text": "Gemma is provided under <b>"}, {"kind": "pass-on", "text": "a copy"}],
+        "accepted": {"by": "A. *Person*", "day": "2026-11-24", "reason": "read"},
+    },
+)
+
+
+def test_licences_duties_answers_and_overrides_are_on_the_card():
+    over = {"finding": "audit.refusal", "by": "<B>", "day": "2026-11-24", "reason": "not for chat"}
+    made = facts(findings=(*FINDINGS, GEMMA), overrides=(over,), ledger="ab" * 32)
+    card = model_card(made, PARITY)
+    assert "## Licences and duties" in card
+    assert "| Gemma Terms of Use | warn: allowed, and whoever passes the student on owes: pass-on |" in card
+    assert "gemma\\|x" in card
+    assert "- notice: Gemma is provided under &lt;b&gt;" in card
+    assert "- Gemma Terms of Use: accepted by A. \\*Person\\* on 2026-11-24: read" in card
+    assert "- audit.refusal stopped it; overridden by &lt;B&gt; on 2026-11-24: not for chat" in card
+    assert f"`{'ab' * 32}`" in card
+    assert made.notices == ["Gemma is provided under <b>"]
+    plain_card = model_card(facts(), PARITY)
+    assert "Licences and duties" not in plain_card
+    assert "Released although" not in plain_card
+
+
+def test_two_licences_are_one_name_that_our_loader_reads_back(tmp_path):
+    card = model_card(facts(licence="Apache-2.0 AND Gemma"))
+    matter = front_matter(card)
+    assert (matter["license"], matter["license_name"]) == ("other", "apache-2.0 and gemma")
+    (tmp_path / "README.md").write_text(card)
+    assert licence_of(tmp_path) == "apache-2.0 and gemma"

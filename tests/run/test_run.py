@@ -79,12 +79,12 @@ def test_the_curve_and_the_ledger_hold_every_arm_and_origin(finished, materials)
 
 def test_a_teacher_from_outside_is_in_the_ledger_with_its_licence(materials, tmp_path):
     folder = shutil.copytree(materials.decoder, tmp_path / "large")
-    (folder / "README.md").write_text("---\nlicense: openrail\n---\n")
+    (folder / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
     recipe = language_model(materials)
     recipe["teacher"]["models"] = [{"model_name_or_path": str(folder)}]
     record = potstill.run(write_recipe(tmp_path, recipe), output_dir=tmp_path / "run")
     (teacher,) = [entry for entry in record.ledger["entries"] if entry["role"] == "teacher"]
-    assert (teacher["source"], teacher["licence"]) == (str(folder), "openrail")
+    assert (teacher["source"], teacher["licence"]) == (str(folder), "cc-by-4.0")
     assert teacher["revision"]
 
 

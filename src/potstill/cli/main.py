@@ -22,6 +22,7 @@ from potstill.cli.curate import curate
 from potstill.cli.doctor import doctor
 from potstill.cli.evaluate import evaluate
 from potstill.cli.export import export
+from potstill.cli.gate import gate
 from potstill.cli.guard import guard
 from potstill.cli.ls import ls
 from potstill.cli.output import OutputClosed
@@ -48,6 +49,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "resume": resume,
     "evaluate": evaluate,
     "export": export,
+    "gate": gate,
     "report": report,
     "write": write,
     "curate": curate,

@@ -95,10 +95,12 @@ def _recipe(
 ) -> None:
     from potstill.estimate import EFFICIENCY, decode_ceiling, decode_prediction, estimate
     from potstill.estimate import as_json as values_of
+    from potstill.licensing import clear, place_of
     from potstill.recipe_yaml import load_recipe
     from potstill.sizes import refuse_larger_tutors
 
     recipe = load_recipe(file, list(overrides))
+    clear(recipe, place_of(recipe))
     refuse_larger_tutors(recipe)
     stages = estimate(recipe)
     values: dict[str, Any] = {"recipe": recipe.name, "stages": values_of(stages)}

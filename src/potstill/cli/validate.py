@@ -15,12 +15,16 @@ def validate(
     as_json: AsJson = False,
 ) -> None:
     """Check a recipe. Every fault is reported at once, with its line."""
+    from potstill.licensing import clear, place_of
     from potstill.recipe_yaml import dump_recipe, load_recipe
 
     recipe = load_recipe(file, overrides or [])
+    terms = clear(recipe, place_of(recipe))
     if resolved:
         text = dump_recipe(recipe)
     else:
         stages = ", ".join([*(stage.name for stage in recipe.stages), "student"])
         text = f"{file}: no faults ({recipe.name}: task {recipe.task}; trains {stages})"
-    emit(text, {"file": file, "valid": True, "recipe": recipe.model_dump(mode="json")}, as_json=as_json)
+        text += "".join(f"\n{one.name}: {one.evidence['why']}" for one in terms if one.verdict == "warn")
+    values = {"file": file, "valid": True, "recipe": recipe.model_dump(mode="json")}
+    emit(text, {**values, "licences": [one.as_json() for one in terms]}, as_json=as_json)

@@ -66,6 +66,14 @@ class FolderError(InputError):
     """A run folder or name that cannot be used: read-only, held by another process, made by another recipe."""
 
 
+class TermsError(InputError):
+    """Terms of a model, a data set or a service stand in the way, or nobody has answered for them yet."""
+
+
+class GateError(PotstillError):
+    """The release gate is closed: a finding stops the student from leaving. Exit code 1."""
+
+
 class RunError(PotstillError, RuntimeError):
     """The input was right and the run failed: exit code 1."""
 

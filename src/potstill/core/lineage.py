@@ -20,3 +20,11 @@ class Lineage:
     maker: str = "human"
     generation: int = 0
     parents: tuple[str, ...] = ()
+
+
+def with_declared(found: str, declared: str | None) -> str:
+    """The licence that a thing states itself, and the one that the recipe declares for it: both hold where they differ,
+    so that declaring never lifts what is there."""
+    if not declared or declared.lower() == found.lower():
+        return found
+    return declared if found == "unknown" else f"{found} AND {declared}"

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # outcome knows torch; a record that is only read does not
-    from potstill.core.outcome import Finding
+if TYPE_CHECKING:
+    from potstill.core.finding import Finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class RunRecord:
     """folder: where it all lies. recipe: the resolved recipe. ledger: models, data and their lineage.
 
     metrics: every logged step and evaluation, per arm ("teacher", "student", "labels", ...). findings: what was
-    measured.
+    measured. gate: whether the student may leave, what stops it, and who let what pass.
     """
 
     folder: str
@@ -23,6 +23,7 @@ class RunRecord:
     ledger: Mapping[str, Any] = field(default_factory=dict)
     metrics: Sequence[Mapping[str, Any]] = ()
     findings: Sequence[Finding] = ()
+    gate: Mapping[str, Any] = field(default_factory=dict)
 
     def finding(self, name: str, subject: str = "student") -> Finding | None:
         """The finding of that name about that subject, or None when it was not measured."""

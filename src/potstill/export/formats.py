@@ -18,8 +18,11 @@ from potstill.export.half import export_bf16
 from potstill.export.huggingface import Exported, export_huggingface
 from potstill.export.parity import of_module
 from potstill.export.runtimes import RUNTIMES, Answer
+from potstill.export.settings import place
 from potstill.export.verify import reload
 from potstill.students.load import LoadedModel
+
+__all__ = ["FORMATS", "Format", "place", "refuse_not_installed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +72,6 @@ FORMATS: Mapping[str, Format] = {
         for one in SCHEMES
     },
 }
-
-
-def place(name: str) -> str:
-    """The folder of a format in a run folder."""
-    return "model" if name == "huggingface" else f"model-{name}"
 
 
 def refuse_not_installed(formats: Sequence[str]) -> None:

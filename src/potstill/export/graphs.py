@@ -83,7 +83,9 @@ def export_graph(
         return as_trained(graph.name, answer, trained, folder, task=task, tolerance=settings.runtime_tolerance)
 
     own = replace(facts, library=graph.runtime)
-    return publish(target, write=write, check=check, card=lambda findings: model_card(own, findings))
+    return publish(
+        target, write=write, check=check, card=lambda findings: model_card(own, findings), notices=facts.notices
+    )
 
 
 def _to_onnx(loaded: LoadedModel, folder: Path, rows: Rows) -> None:

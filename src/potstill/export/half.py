@@ -49,4 +49,6 @@ def export_bf16(
             reloaded_template(NAME, trained, folder),
         ]
 
-    return publish(target, write=write, check=check, card=lambda findings: model_card(facts, findings))
+    return publish(
+        target, write=write, check=check, card=lambda findings: model_card(facts, findings), notices=facts.notices
+    )

@@ -61,6 +61,7 @@ def export_huggingface(
         write=lambda folder: save_model(trained, folder),
         check=lambda folder: verify(folder, trained, task=task, tolerance=settings.tolerance),
         card=lambda findings: model_card(facts, findings),
+        notices=facts.notices,
     )
 
 
@@ -70,9 +71,10 @@ def publish(
     write: Callable[[Path], None],
     check: Callable[[Path], list[Finding]],
     card: Callable[[list[Finding]], str],
+    notices: Sequence[str] = (),
 ) -> Exported:
-    """Write aside, check, add the card and what was found, and move into place if nothing says stop. An earlier export
-    stands until then.
+    """Write aside, check, add the card, the notices and what was found, and move into place if nothing says stop. An
+    earlier export stands until then.
 
     Raises FolderError when the target is a file or cannot be written, DiskError when the disk is full, and whatever
     the three callables raise; nothing half-written is left in any of these cases.
@@ -89,6 +91,8 @@ def publish(
         findings = check(aside)
         (aside / "README.md").write_text(card(findings), encoding="utf-8")
         (aside / COMPARISON).write_text(told(findings), encoding="utf-8")
+        if notices:
+            (aside / "NOTICE").write_text("\n\n".join(notices) + "\n", encoding="utf-8")
         _flush(aside)
         exported = Exported(target, tuple(findings))
         if not exported.published:

@@ -22,12 +22,18 @@ FormatName = Literal[
 ]
 
 
+def place(name: str) -> str:
+    """The folder of a format in a run folder."""
+    return "model" if name == "huggingface" else f"model-{name}"
+
+
 class ExportSettings(Settings):
     """formats: folders to write. tolerance: the largest logit difference between the trained and the reloaded model, of
     a format whose weights are the trained ones in another program runtime_tolerance, and of one whose weights are these
     in fp16 fp16_tolerance. least_agreement: of one that is rounded or quantised, the least share of held-out rows
     (positions of a language model) with the trained model's first choice. calibration_rows: how many training rows a
-    quantiser sees."""
+    quantiser sees. purpose: of the release: `commercial` stops at licences that are not for commerce, `research` owes
+    them nothing more, `unstated` warns."""
 
     formats: tuple[FormatName, ...] = ("huggingface",)
     tolerance: Annotated[float, Field(ge=0)] = 1e-5
@@ -36,3 +42,4 @@ class ExportSettings(Settings):
     least_agreement: Annotated[float, Field(gt=0, le=1)] = 0.9
     calibration_rows: Annotated[int, Field(ge=1)] = 256
     name: str | None = None
+    purpose: Literal["unstated", "research", "commercial"] = "unstated"

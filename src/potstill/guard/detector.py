@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from potstill.core.outcome import Finding
+from potstill.core.finding import Finding
 from potstill.guard.features import FEATURES, Reference, Window
 from potstill.guard.logformats import Query
 from potstill.guard.querylog import DAY

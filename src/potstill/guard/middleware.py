@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from potstill.core.outcome import Finding
+from potstill.core.finding import Finding
 from potstill.data.quarantine import BadRow
 from potstill.data.rows import Line
 from potstill.guard.detector import Detector, Model, shipped

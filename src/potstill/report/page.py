@@ -8,6 +8,7 @@ import jinja2
 
 from potstill.core.record import RunRecord
 from potstill.report import svg, view
+from potstill.report.made_of import made_of
 
 
 def write_report(record: RunRecord, recipe_text: str, path: Path) -> Path:
@@ -38,6 +39,9 @@ def render(record: RunRecord, recipe_text: str) -> str:
         higher_is_better=higher_is_better,
         findings=[finding for finding in record.findings if finding.verdict != "pass"],
         ledger=record.ledger,
+        graph=made_of(record.ledger.get("graph", {}).get("nodes", ())),
+        terms=[one for one in record.findings if one.name.startswith("licence.") and "terms" in one.evidence],
+        overrides=record.gate.get("overrides", ()),
         recipe_text=recipe_text,
         percent=view.percent,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,16 +13,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTra
 
 from potstill.core.errors import ModelError
 from potstill.durable import writing
+from potstill.students.assembled import cache_folder
 from potstill.students.quiet import quiet
 
 # How transformers begins when weights do not fit (utils/loading_report.py).
 _MISFITS = ("Error(s) in loading state_dict", "We encountered some issues during", "You set `ignore_mismatched_sizes`")
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: POTSTILL_CACHE, else ~/.cache/potstill."""
-    named = os.environ.get("POTSTILL_CACHE")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "potstill"
 
 
 def converted(path: Path) -> Path:

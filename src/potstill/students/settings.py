@@ -13,13 +13,16 @@ class ModelSettings(Settings):
     """A model to load.
 
     model_name_or_path: a Hugging Face folder or hub id, a .gguf file, a packaged model (`packaged:minilm-l6-v2`,
-    `packaged:smollm2-135m-instruct`), or `stage:NAME`, the product of an earlier stage of the same recipe.
+    `packaged:smollm2-135m-instruct`, `packaged:gemma-3-270m`), or `stage:NAME`, the product of an earlier stage of the
+    same recipe.
     pooling: how a sequence classifier reads its encoder: the first token through the stock head, or the mean of all
     tokens. head: `copy` what the model has, `fresh`, or a linear `probe` fitted on frozen features before training.
+    licence: declared for a model whose own files state none; where they do, both hold.
     """
 
     model_name_or_path: Annotated[str, Field(min_length=1)]
     revision: str | None = None
+    licence: Annotated[str, Field(min_length=1)] | None = None
     pooling: Literal["first", "mean"] | None = None
 
 

@@ -49,4 +49,4 @@ def export_gguf(
     def card(findings: Sequence[Finding]) -> str:
         return model_card(own, findings)
 
-    return publish(target, write=write, check=check, card=card)
+    return publish(target, write=write, check=check, card=card, notices=facts.notices)

@@ -13,6 +13,7 @@ import torch
 from pydantic import SecretStr
 
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+pytest.importorskip("fastapi", reason="llama-cpp-python is installed without its server")
 
 from potstill.cli.main import main
 from potstill.core.batch import Batch, next_token_targets

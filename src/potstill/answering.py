@@ -14,7 +14,7 @@ from potstill.policy.combine import Ancestor
 from potstill.policy.consent import EVERYTHING, Consent, consent
 from potstill.policy.gate import licence_findings
 from potstill.recipe_yaml import load_recipe
-from potstill.release import judge, lineage_of
+from potstill.release import ASKED, judge, lineage_of
 
 
 def keep(place: Path, *, accept: str | None, override: str | None, by: str, day: str, reason: str) -> Consent:
@@ -36,10 +36,11 @@ def keep(place: Path, *, accept: str | None, override: str | None, by: str, day:
 
 
 def ancestors_of(folder: RunFolder) -> list[Ancestor]:
-    """What a run is made of: as its ledger says, and before it has one as its recipe does."""
+    """What a run is made of: as its ledger says, as its recipe does, and what it was stopped by."""
     ledger = folder.read_json("ledger.json")
     known = lineage_of(ledger) if isinstance(ledger, dict) else []
-    return list(dict.fromkeys((*known, *of_recipe(load_recipe(folder.config)))))
+    asked = [Ancestor(**values) for values in folder.read_json(ASKED) or ()]
+    return list(dict.fromkeys((*known, *of_recipe(load_recipe(folder.config)), *asked)))
 
 
 def _about(place: Path, about: str, kind: str, made_of: Sequence[Ancestor]) -> list[str]:

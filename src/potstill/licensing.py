@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from potstill.config import Recipe, StageSettings
@@ -55,7 +56,8 @@ def refuse(
     gate = decide(found, consents)
     if gate.stops:
         then = f"potstill resume {place}" if resume else "the same command again"
-        raise TermsError("\n".join([*(told(one, ancestors, place) for one in gate.stops), f"Then: {then}"]))
+        lines = [*(told(one, ancestors, place) for one in gate.stops), f"Then: {then}"]
+        raise TermsError("\n".join(lines), [asdict(one) for one in ancestors])
     return found
 
 

@@ -132,8 +132,8 @@ def _spdx(nodes: Nodes, name: str) -> str:
 
 def _expression(node: Mapping[str, Any]) -> Any:
     """The licence as SPDX writes it, where SPDX knows its name."""
+    from spdx_tools.common.spdx_licensing import spdx_licensing
     from spdx_tools.spdx.model import SpdxNoAssertion
-    from spdx_tools.spdx.spdx_licensing import spdx_licensing
 
     text = " AND ".join(licence_ids(node))
     return spdx_licensing.parse(text) if text and not spdx_licensing.validate(text).errors else SpdxNoAssertion()

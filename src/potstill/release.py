@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
 from potstill.config import Recipe
-from potstill.core.errors import FolderError
+from potstill.core.errors import FolderError, TermsError
 from potstill.core.finding import Finding
 from potstill.data.licences import LICENCES
 from potstill.durable import sha256
@@ -22,6 +23,7 @@ from potstill.recipe_yaml import load_recipe
 from potstill.recorded import MEASURED
 
 CARD = "README.md"
+ASKED = "asked.json"
 
 
 def nodes_of(folder: RunFolder, records: Mapping[str, Mapping[str, Any]]) -> list[Node]:
@@ -133,7 +135,18 @@ def refuse_stage(folder: RunFolder, recipe: Recipe, done: Mapping[str, Any]) -> 
     nodes = [*_rows(done), *_base(done, {}), *_teachers(done, {})]
     made_of = [_ancestor(node.body) for node in nodes if node.role]
     question = question_of(recipe, [*of_recipe(recipe), *made_of])
-    refuse(made_of, question, answers(folder.root), folder.root, resume=True)
+    with asking(folder):
+        refuse(made_of, question, answers(folder.root), folder.root, resume=True)
+
+
+@contextmanager
+def asking(folder: RunFolder) -> Iterator[None]:
+    """Where terms stop a run, keep what they were asked for: an answer is about the same things."""
+    try:
+        yield
+    except TermsError as error:
+        folder.write_json(ASKED, list(error.about))
+        raise
 
 
 def ledger_of(folder: RunFolder) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def learn(
     made, shaping = student.made, student.shaping
     heard = assemble.teacher(bench, stage, made, prepared, place)
     known = summary(bench, made, prepared, None) | {"teachers": teachers(bench, stage)}
-    bench.ranks.everywhere(lambda: refuse_stage(bench.folder, bench.recipe, known))
+    bench.ranks.lead(lambda: refuse_stage(bench.folder, bench.recipe, known))
     objective, companion = assemble.objective(bench, stage, made, heard, prepared)
     bench.ranks.lead(lambda: bench.folder.write_json(f"stages/{stage.name}/{LEFT_OUT}", list(heard.left_out)))
     rows = assemble.rows_of(stage, prepared)

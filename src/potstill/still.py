@@ -26,7 +26,7 @@ from potstill.policy.ledger import graph, verify
 from potstill.publish import publish, write_card
 from potstill.recipe_yaml import dump_recipe, load_recipe
 from potstill.recorded import recorded
-from potstill.release import gate_record, judge, nodes_of
+from potstill.release import asking, gate_record, judge, nodes_of
 from potstill.report.page import render
 from potstill.sizes import refuse_larger_tutors
 from potstill.stage import curve, run_stage
@@ -197,7 +197,7 @@ def distil(bench: Bench, *, again: str | None = None, formats: Sequence[str] = (
     bench.ranks.everywhere(lambda: refuse_ranks(bench))
     bench.ranks.lead(lambda: refuse_not_installed(bench.recipe.export.formats))
     if again is None:
-        bench.ranks.lead(lambda: heed(bench, clear(bench.recipe, folder.root, fetch=True)))
+        bench.ranks.lead(lambda: cleared(bench))
     for stage in (*bench.recipe.stages, bench.recipe.final):
         run_stage(bench, stage)
     bench.recipe = settled(bench)
@@ -275,6 +275,12 @@ def controls(recipe: Recipe, steps: int) -> list[tuple[StageSettings, int]]:
     if "untrained" in recipe.controls:
         found.append((final.model_copy(update={"name": "untrained", "hop": None}), 0))
     return found
+
+
+def cleared(bench: Bench) -> None:
+    """Before anything is loaded: what the recipe names. Raises TermsError."""
+    with asking(bench.folder):
+        heed(bench, clear(bench.recipe, bench.folder.root, fetch=True))
 
 
 def heed(bench: Bench, findings: Sequence[Finding]) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -34,7 +35,6 @@ def test_terms_stop_a_run_before_it_loads_until_a_person_accepts_and_the_card_ca
 ):
     recipe = language_model(materials)
     recipe["teacher"]["models"] = [{"model_name_or_path": str(gemma_folder(materials, tmp_path))}]
-    recipe["export"] = {"name": "tiny"}
     file, run = write_recipe(tmp_path, recipe), tmp_path / "run"
     with pytest.raises(TermsError, match=r"licence\.gemma: teacher\.models\.0 .*must be accepted first") as caught:
         potstill.run(file, output_dir=run)
@@ -56,6 +56,26 @@ def test_terms_stop_a_run_before_it_loads_until_a_person_accepts_and_the_card_ca
     assert main(["gate", str(run), "--accept", "undeclared", *WHO]) == 0
     assert main(["gate", str(run)]) == 0
     assert main(["gate", str(run), "--verify"]) == 0
+
+
+def test_rows_that_state_a_licence_nobody_knows_stop_before_they_are_learnt_from(materials, tmp_path, capsys):
+    """It stands in the rows alone, so it is found when they are read; the answer is about their source."""
+    recipe = language_model(materials)
+    (source,) = recipe["data"]["train"]
+    lines = [json.loads(line) for line in Path(source["dataset_name"]).read_text().splitlines()]
+    stated = {"source": "somebody/rows", "revision": "1", "licence": "banana", "maker": "human", "generation": 0}
+    place = tmp_path / "rows.jsonl"
+    place.write_text("".join(json.dumps({**row, "lineage": stated}) + "\n" for row in lines))
+    recipe["data"]["train"] = [{**source, "dataset_name": str(place)}]
+    run = tmp_path / "run"
+    with pytest.raises(TermsError, match=r"licence\.unknown: somebody/rows \(banana\)"):
+        potstill.run(write_recipe(tmp_path, recipe), output_dir=run)
+    assert not list(run.glob("stages/*/checkpoints/*"))
+    assert main(["gate", str(run), "--accept", "unknown", *WHO]) == 0
+    potstill.resume(run)
+    capsys.readouterr()
+    assert main(["gate", str(run)]) == 1
+    assert "licence.unknown: accepted by A. Person" in capsys.readouterr().out
 
 
 def test_a_student_of_gemma_is_under_gemma_in_the_next_run(materials, tmp_path):

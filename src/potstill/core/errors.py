@@ -5,8 +5,9 @@ A message has the cause, the place and the next step, because whoever reads it h
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 class PotstillError(Exception):
@@ -67,7 +68,14 @@ class FolderError(InputError):
 
 
 class TermsError(InputError):
-    """Terms of a model, a data set or a service stand in the way, or nobody has answered for them yet."""
+    """Terms of a model, a data set or a service stand in the way, or nobody has answered for them yet.
+
+    about: what was asked for, as plain values, so that an answer can be about the same.
+    """
+
+    def __init__(self, message: str, about: Sequence[Mapping[str, Any]] = ()):
+        self.about = about
+        super().__init__(message)
 
 
 class GateError(PotstillError):

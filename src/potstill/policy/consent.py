@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from typing import Any, Literal
@@ -85,7 +85,7 @@ def overridden(consents: Sequence[Consent], finding: Finding) -> Consent | None:
     )
 
 
-def read_consents(rows: Iterable[Mapping[str, Any]], where: str) -> list[Consent]:
+def read_consents(rows: Iterable[Any], where: str) -> list[Consent]:
     """Answers as they were kept. Raises InputError where one is not."""
     try:
         return [Consent(**{**row, "covers": tuple(row.get("covers", ()))}) for row in rows]

@@ -43,6 +43,7 @@ FLOORS = {
     "beside": 5.4,
     "vocabularies": 4.8,
     "replay": 4.7,
+    "marking": 4.7,
     "proposing": 4.7,
     "augmenting": 4.9,
     "elsewhere": 4.7,

@@ -31,7 +31,9 @@ def test_known_answer_of_90_in_200():
     assert binomial_tail(90, 200, 0.25) == pytest.approx(6.54e-10, rel=1e-3)
 
 
-@pytest.mark.parametrize(("successes", "trials", "share"), [(0, 9, 0.25), (1, 1, 0.5), (40, 200, 0.25), (700, 1000, 0.1)])
+@pytest.mark.parametrize(
+    ("successes", "trials", "share"), [(0, 9, 0.25), (1, 1, 0.5), (40, 200, 0.25), (700, 1000, 0.1)]
+)
 def test_the_tail_is_the_binomial_one(successes, trials, share):
     assert binomial_tail(successes, trials, share) == pytest.approx(stats.binom.sf(successes - 1, trials, share))
 

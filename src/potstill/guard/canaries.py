@@ -71,7 +71,9 @@ def fisher(ps: Sequence[float]) -> float:
     """One p out of independent ones (Fisher 1925): chi-square of -2 sum log p with 2k degrees, whose tail is
     exp(-x) sum_{i<k} x^i / i!, x = -sum log p. On the safe side for ranks, whose p is never too small."""
     x = -math.fsum(map(math.log, ps))
-    logs = [i * math.log(x) - math.lgamma(i + 1) - x if x > 0 else (0.0 if i == 0 else -math.inf) for i in range(len(ps))]
+    logs = [
+        i * math.log(x) - math.lgamma(i + 1) - x if x > 0 else (0.0 if i == 0 else -math.inf) for i in range(len(ps))
+    ]
     return min(1.0, math.fsum(map(math.exp, logs)))
 
 

@@ -38,7 +38,9 @@ class Mark:
 
     def __post_init__(self) -> None:
         if not 0 <= self.key < 2**64:
-            raise InputError("the key of a mark is a whole number from 0 to 2^64 - 1: draw one with secrets.randbits(64)")
+            raise InputError(
+                "the key of a mark is a whole number from 0 to 2^64 - 1: draw one with secrets.randbits(64)"
+            )
         if self.window < 1 or not 0 < self.share < 1 or self.boost < 0:
             raise InputError(
                 f"a mark needs window >= 1, 0 < share < 1 and boost >= 0, got {self.window}, {self.share}, {self.boost}"
@@ -55,9 +57,7 @@ class Count:
     p: float
 
 
-def green(
-    mark: Mark, before_NW: Int[np.ndarray, "N W"], tokens_M: Int[np.ndarray, " M"]
-) -> Bool[np.ndarray, " M"]:
+def green(mark: Mark, before_NW: Int[np.ndarray, "N W"], tokens_M: Int[np.ndarray, " M"]) -> Bool[np.ndarray, " M"]:
     """Which tokens are green, each after its own window (N = M), or all after one (N = 1).
 
     Raises ValueError for windows of another length than the mark's.
@@ -93,7 +93,9 @@ def score(mark: Mark, pairs: Iterable[Pair], *, distinct: bool = True) -> Count:
         raise InputError(f"no text is longer than the mark's window of {mark.window} tokens: nothing can be tested")
     before_NW = np.array([before for before, _ in taken], np.int64)
     found = int(green(mark, before_NW, np.array([token for _, token in taken], np.int64)).sum())
-    return Count(found, len(taken), z_score(found, len(taken), mark.share), binomial_tail(found, len(taken), mark.share))
+    return Count(
+        found, len(taken), z_score(found, len(taken), mark.share), binomial_tail(found, len(taken), mark.share)
+    )
 
 
 def z_score(green: int, pairs: int, share: float) -> float:

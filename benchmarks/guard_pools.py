@@ -1,100 +1,118 @@
 """Harvests dealt to many accounts: what pools of accounts with one template catch, and which honest crowds they accuse.
 
-    python benchmarks/guard_pools.py --crowds 30 --ship
+    python benchmarks/guard_pools.py --crowds 20 --ship
 
-The model is the one that the package carries. The limit of pools is set on honest crowds of every kind, and the figures
-come from other seeds and from questions that no limit and no fit saw. `--ship` writes the limit into the package.
-A harvest wants 20,000 answers, and must be seen within 1,000.
+Pools have a model of their own, fitted on harvests and honest crowds. Fitting, the limit and the figures use three sets of
+seeds; the figures use questions that neither of the others saw. `--ship` writes the model into the package. A harvest
+wants 20,000 answers, and must be seen within 1,000.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from guard import share, texts
+import numpy as np
+from guard import Day, fitted, share, texts
 
 import potstill.guard
-from potstill.core.finding import Finding
-from potstill.guard.crowds import HONEST
-from potstill.guard.detector import Detector, Model, detect, shipped
+from potstill.guard.crowds import HONEST, dealt
+from potstill.guard.detector import Model, detect, due, shipped
+from potstill.guard.features import Reference, Window
 from potstill.guard.logformats import Query
-from potstill.guard.simulate import round_robin
+from potstill.guard.pools import Pools
+from potstill.guard.querylog import DAY
+from potstill.guard.simulate import ATTACKS, Texts
+from potstill.guard.text import read
 
-FALSE_POSITIVES, BUDGET, EARLY = 0.01, 20_000, 1_000
+EARLY = 1_000
 ACCOUNTS = (10, 50, 200, 1000)
+KINDS = ("template farm", "trace coercion")
+"""Harvests whose prompts share words; a sweep without a template forms no pool."""
 
 
-def pools(queries: Iterable[Query], model: Model, limit: float) -> list[Finding]:
-    return [finding for finding in detect(queries, model, limit) if finding.name == "guard.pool_day"]
-
-
-def highest(queries: Iterable[Query], model: Model) -> float:
-    """The highest score of any pool of a crowd at any reading; minus infinity where no pool was read."""
-    detector = Detector(model, math.inf)
+def pool_days(kind: str, queries: Iterable[Query], reference: Reference) -> list[Day]:
+    """Every pool of one crowd, with its features at each reading."""
+    pools, windows, found = Pools(), defaultdict[str, Window](Window), defaultdict[str, list[np.ndarray]](list)
+    rows = defaultdict[str, list[int]](list)
     for query in queries:
-        list(detector.see(query))
-    return max(detector.highest("pool"), default=-math.inf)
+        text = read(query.prompt)
+        for name, _ in pools.see(query, int(query.time // DAY)):
+            windows[name].add(query, text)
+            if due(windows[name]):
+                found[name].append(windows[name].features(reference))
+                rows[name].append(windows[name].rows)
+    return [Day(kind, rows[name], np.stack(found[name])) for name in found]
 
 
-def crowds(source: dict[str, list[str]], seeds: range) -> Iterable[tuple[str, list[Query]]]:
+def crowds(source: Texts, seeds: range) -> Iterator[tuple[str, Iterator[Query]]]:
     for number, (kind, crowd) in enumerate(HONEST.items()):
+        yield from ((kind, crowd(source, seed * 10 + number)) for seed in seeds)
+
+
+def harvests(source: Texts, seeds: range) -> Iterator[tuple[str, Iterator[Query]]]:
+    for kind in KINDS:
         for seed in seeds:
-            yield kind, list(crowd(source, seed * 10 + number))
+            yield kind, dealt(ATTACKS[kind], source, seed, ACCOUNTS[seed % len(ACCOUNTS)], EARLY)
 
 
-def limit_of(scores: list[float]) -> float:
-    """The k-th largest of n, k = floor(0.01 (n + 1)), or the largest where n is too small for that."""
-    return sorted(scores)[-max(1, int(FALSE_POSITIVES * (len(scores) + 1)))]
+def days(groups: Iterable[tuple[str, Iterator[Query]]], reference: Reference) -> list[Day]:
+    return [day for kind, queries in groups for day in pool_days(kind, queries, reference)]
 
 
-def accused(model: Model, source: dict[str, list[str]], limit: float, seeds: range) -> dict[str, list[bool]]:
-    """Per kind of crowd: whether any pool of it was named; and, under `account-days`, each account that sent rows."""
-    found: dict[str, list[bool]] = defaultdict(list)
+def crowd_maxima(source: Texts, seeds: range, reference: Reference) -> list[Day]:
+    """One Day per crowd that holds all its pools' readings, so that the limit is one of crowds and not of pools."""
+    found = []
     for kind, queries in crowds(source, seeds):
-        named = {name for finding in pools(queries, model, limit) for name in finding.evidence["accounts"]}
-        found[kind].append(bool(named))
-        found["account-days"] += [account in named for account in {query.account for query in queries}]
+        if pools := pool_days(kind, queries, reference):
+            found.append(Day(kind, [0], np.concatenate([day.features for day in pools])))
     return found
 
 
-def harvested(
-    model: Model, source: dict[str, list[str]], limit: float | None, accounts: int, seeds: range
-) -> list[bool]:
-    """Whether a harvest over so many accounts was named at all by 5 % of what it wants, by accounts or by pools."""
-    return [bool(list(detect(round_robin(source, seed, accounts, EARLY), model, limit))) for seed in seeds]
+def named(queries: Iterable[Query], model: Model, pools: Model | None) -> set[str]:
+    """Accounts that any finding names."""
+    return {
+        account
+        for finding in detect(queries, model, pools)
+        for account in finding.evidence.get("accounts", (finding.subject,))
+    }
+
+
+def honest_figures(model: Model, pools: Model, source: Texts, seeds: range, say: Callable[[str], None]) -> None:
+    everybody: list[bool] = []
+    by_kind: dict[str, list[bool]] = defaultdict(list)
+    for kind, stream in crowds(source, seeds):
+        queries = list(stream)
+        accused = named(queries, model, pools)
+        by_kind[kind].append(bool(accused))
+        everybody += [account in accused for account in {query.account for query in queries}]
+    for kind, hits in by_kind.items():
+        say(f"- honest crowds in which anybody is accused, {kind}: {share(hits)}")
+    say(f"- honest account-days of all crowds accused: {share(everybody)}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--crowds", type=int, default=30, help="crowds of each kind, for the limit and for the figures")
-    parser.add_argument("--ship", action="store_true", help="write the package's limit")
+    parser.add_argument("--crowds", type=int, default=20, help="crowds of each kind in each of three sets")
+    parser.add_argument("--ship", action="store_true", help="write the package's model of pools")
     options = parser.parse_args()
     n, model, seen, unseen = options.crowds, shipped(), texts(False), texts(True)
-    scores: dict[str, list[float]] = defaultdict(list)
-    for kind, queries in crowds(seen, range(n)):
-        scores[kind].append(highest(queries, model))
-    limit = limit_of([score for group in scores.values() for score in group])
-    for kind, group in scores.items():
-        print(f"- highest pool score of {kind}: {max(group):.2f}")
-    print(f"limit {limit:.2f}", flush=True)
+    say = lambda line: print(line, flush=True)  # noqa: E731
+    honest = days(crowds(seen, range(n)), model.reference)
+    attacks = days(harvests(seen, range(10_000, 10_000 + n)), model.reference)
+    pools = fitted(honest, attacks, crowd_maxima(seen, range(20_000, 20_000 + n), model.reference), model.reference)
+    say(f"{len(honest)} honest pools and {len(attacks)} of harvests; limit {pools.limit:.2f}")
     if options.ship:
-        values = {"made": datetime.date.today().isoformat(), "limit": round(limit, 6), "crowds": n * len(HONEST)}
-        (Path(potstill.guard.__file__).parent / "pools.json").write_text(json.dumps(values) + "\n", encoding="utf-8")
-    for kind, hits in accused(model, unseen, limit, range(5000, 5000 + n)).items():
-        print(f"- honest {kind} accused: {share(hits)}", flush=True)
-    for accounts in ACCOUNTS:
-        alone = harvested(model, unseen, None, accounts, range(n))
-        together = harvested(model, unseen, limit, accounts, range(n))
-        print(
-            f"- harvest over {accounts} accounts, by {EARLY}: alone {share(alone)}; pooled {share(together)}",
-            flush=True,
-        )
+        (Path(potstill.guard.__file__).parent / "pools.json").write_text(pools.as_json() + "\n", encoding="utf-8")
+    honest_figures(model, pools, unseen, range(30_000, 30_000 + n), say)
+    for kind in KINDS:
+        for accounts in ACCOUNTS:
+            streams = [list(dealt(ATTACKS[kind], unseen, 40_000 + seed, accounts, EARLY)) for seed in range(n)]
+            alone = [bool(named(queries, model, None)) for queries in streams]
+            together = [bool(named(queries, model, pools)) for queries in streams]
+            say(f"- {kind} over {accounts} accounts, seen by {EARLY}: one by one {share(alone)}; pooled {share(together)}")
 
 
 if __name__ == "__main__":

@@ -22,11 +22,11 @@ FROZEN = {
     "write": ["FILE", "KEY.SUB=VALUE", "--output", "--json"],
     "serve": [
         *("MODEL", "--task", "--name", "--host", "--port", "--socket", "--stream-port", "--key-file", "--key-env"),
-        *("--tls-cert", "--tls-key", "--calibrate", "--bf16", "--limit", "--trust-remote-code", "--json"),
+        *("--tls-cert", "--tls-key", "--calibrate", "--bf16", "--limit", "--guard", "--trust-remote-code", "--json"),
     ],
     "cluster": ["FILE", "--json"],
     "compare": ["ARM", "--seeds", "--output-dir", "--any-budget", "--json"],
-    "guard": ["LOG", "--format", "--json"],
+    "guard": ["LOG", "--format", "--since", "--json"],
 }
 GLOBAL = ["--traceback", "--version"]
 

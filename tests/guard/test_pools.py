@@ -1,17 +1,16 @@
 """Pools of accounts that share a template, and crowds of honest people who do as well."""
 
-import json
 import tracemalloc
 
 import numpy as np
 import pytest
 
 from potstill.guard import pools
-from potstill.guard.crowds import HONEST
-from potstill.guard.detector import Detector, detect, shipped, shipped_pool_limit
+from potstill.guard.crowds import HONEST, dealt
+from potstill.guard.detector import detect, shipped, shipped_pools
 from potstill.guard.logformats import Query
 from potstill.guard.pools import LEAST_ACCOUNTS, Pools, ends
-from potstill.guard.simulate import round_robin
+from potstill.guard.simulate import ATTACKS
 from tests.guard.test_detector import TEXTS
 
 
@@ -54,28 +53,30 @@ def test_a_frequent_end_survives_any_number_of_rare_ones(monkeypatch):
     assert len(found._ends) == 20
 
 
-def test_memory_does_not_grow_with_rows():
-    def grown(rows):
+def test_memory_does_not_grow_with_rows(monkeypatch):
+    monkeypatch.setattr(pools, "ENDS", 200)
+
+    def peak(rows):
         found, rng = Pools(), np.random.default_rng(0)
         tracemalloc.start()
         for n in range(rows):
-            list(found.see(query(f"a{n % 50}", f"{' '.join(map(chr, rng.integers(97, 123, 12)))}"), 1))
-        peak = tracemalloc.get_traced_memory()[1]
+            list(found.see(query(f"a{n % 50}", " ".join(map(chr, rng.integers(97, 123, 12)))), 1))
+        most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        return peak
+        return most
 
-    assert grown(9000) < 1.3 * grown(4500)
+    assert peak(1600) < 1.2 * peak(400)
 
 
 def test_a_harvest_over_many_accounts_is_named_by_its_pool_and_by_no_account():
-    dealt, limit = list(round_robin(TEXTS, 0, 60, 600)), shipped_pool_limit()
-    assert list(detect(dealt, shipped())) == []
-    found = list(detect(dealt, shipped(), limit))
+    harvest, judge = list(dealt(ATTACKS["template farm"], TEXTS, 0, 60, 600)), shipped_pools()
+    assert list(detect(harvest, shipped())) == []
+    found = list(detect(harvest, shipped(), judge))
     assert {finding.name for finding in found} == {"guard.pool_day"}
     for finding in found:
-        assert finding.value > finding.bound == limit
+        assert finding.value > finding.bound == judge.limit
         assert finding.evidence["number_of_accounts"] >= LEAST_ACCOUNTS
-        assert all(account.startswith("robin-") for account in finding.evidence["accounts"])
+        assert all(account.startswith("dealt-") for account in finding.evidence["accounts"])
         assert finding.evidence["shared"][0] in "^$"
         assert finding.evidence["lines"]
 
@@ -85,10 +86,4 @@ def test_honest_crowds_are_left_alone(kind):
     crowd = [query for _, query in zip(range(1200), HONEST[kind](TEXTS, 3), strict=False)]
     assert [query.time for query in crowd] == sorted(query.time for query in crowd)
     assert len({query.account for query in crowd}) >= LEAST_ACCOUNTS
-    assert list(detect(crowd, shipped(), shipped_pool_limit())) == []
-
-
-def test_an_account_cannot_pass_for_a_pool():
-    strange = Detector(shipped(), 0.0)
-    list(strange.see(query("pool\n^ x", json.dumps("x " * 40))))
-    assert strange.highest("pool") == strange.highest("account") == []
+    assert list(detect(crowd, shipped(), shipped_pools())) == []

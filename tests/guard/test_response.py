@@ -15,7 +15,7 @@ def test_only_allowed_steps_and_harder_ones_further_above():
     assert steps(3.5, 2.0, ("refuse", "watermark")) == ("watermark",)
     assert steps(99.0, 2.0, ("refuse",)) == ("refuse",)
     with pytest.raises(InputError, match="responses are: observe, slow"):
-        steps(0.0, 0.0, ("block",))  # type: ignore[arg-type]
+        steps(0.0, 0.0, ("block",))
 
 
 def test_coarsening_caps_numbers_and_leaves_the_rest():

@@ -1,7 +1,7 @@
 """Days of many made-up accounts with something in common: a harvest dealt out, or honest people with one prompt.
 
-Honest crowds are the reason why a shared template alone accuses nobody: an app writes the same words around what each of
-its users asks, a class works on one sheet, a benchmark has one frame for everybody.
+Honest crowds are why a shared template alone accuses nobody: an app writes the same words around what each of its users
+asks, a class works on one sheet, a benchmark has one frame for everybody.
 """
 
 from __future__ import annotations
@@ -58,6 +58,16 @@ def evaluators(texts: Texts, seed: int) -> Iterator[Query]:
 def talkers(texts: Texts, seed: int) -> Iterator[Query]:
     """People who chat; what they share is how one begins."""
     return together(BENIGN["chat"], "person", texts, seed, _accounts(seed, 30, 80), (5, 60))
+
+
+def dealt(agent: Agent, texts: Texts, seed: int, accounts: int, rows: int) -> Iterator[Query]:
+    """An agent's queries dealt to so many accounts at random, at irregular times, 3 to 30 seconds apart on average."""
+    rng = np.random.default_rng(seed)
+    prompts, time, gap = agent.prompts(texts, rng), 1.7e9, float(np.exp(rng.uniform(np.log(3), np.log(30))))
+    for line in range(1, rows + 1):
+        name, output = f"dealt-{rng.integers(accounts):04d}", float(rng.uniform(*agent.output))
+        yield Query(line, name, time, next(prompts)[:4000], output=output, **agent.options)
+        time += float(rng.exponential(gap))
 
 
 HONEST: Mapping[str, Crowd] = {

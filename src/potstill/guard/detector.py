@@ -84,9 +84,9 @@ def shipped() -> Model:
     return Model.of((Path(__file__).parent / "model.json").read_text(encoding="utf-8"))
 
 
-def shipped_pool_limit() -> float:
-    """The limit of pools that comes with the package; benchmarks/guard_pools.py makes it."""
-    return float(json.loads((Path(__file__).parent / "pools.json").read_text(encoding="utf-8"))["limit"])
+def shipped_pools() -> Model:
+    """The model of pools that comes with the package; benchmarks/guard_pools.py makes it."""
+    return Model.of((Path(__file__).parent / "pools.json").read_text(encoding="utf-8"))
 
 
 def fit(
@@ -124,31 +124,26 @@ def due(window: Window) -> bool:
 class Detector:
     """Holds the days that are open: at most MOST_ACCOUNTS windows, of accounts and of pools of accounts.
 
-    pool_limit: what the score of a pool must exceed; None looks at accounts one by one only.
+    pool_model: what judges a pool; None looks at accounts one by one only.
     """
 
-    def __init__(self, model: Model, pool_limit: float | None = None):
-        self.model, self.pool_limit = model, pool_limit
+    def __init__(self, model: Model, pool_model: Model | None = None):
+        self.model, self.pool_model = model, pool_model
         self._pools = Pools()
         self._open: OrderedDict[tuple[str, str, int], Window] = OrderedDict()
 
     def see(self, query: Query) -> Iterator[Finding]:
         """Take one row; a Finding for each account-day or pool-day that it brings above its limit."""
         text, day = read(query.prompt), int(query.time // DAY)
-        if found := self._taken(query, text, ("account", query.account, day), self.model.limit):
+        if found := self._taken(query, text, ("account", query.account, day), self.model):
             yield finding(query.account, found[0], self.model, found[1])
-        if self.pool_limit is None:
+        if self.pool_model is None:
             return
         for name, end in self._pools.see(query, day):
-            if found := self._taken(query, text, ("pool", name, day), self.pool_limit):
-                yield pool_finding(name, end.accounts, found[0], self.model, found[1], self.pool_limit)
+            if found := self._taken(query, text, ("pool", name, day), self.pool_model):
+                yield pool_finding(name, end.accounts, found[0], self.pool_model, found[1])
 
-    def highest(self, kind: str) -> list[float]:
-        """The highest score so far of each open day of kind `account` or `pool` that was read; accused ones are not
-        read any more."""
-        return [window.highest for key, window in self._open.items() if key[0] == kind and window.readings]
-
-    def _taken(self, query: Query, text: Read, key: tuple[str, str, int], limit: float) -> tuple[Window, float] | None:
+    def _taken(self, query: Query, text: Read, key: tuple[str, str, int], model: Model) -> tuple[Window, float] | None:
         """The window and its score, when this row brings it above the limit."""
         window = self._open.setdefault(key, Window())
         self._open.move_to_end(key)
@@ -157,15 +152,14 @@ class Detector:
         window.add(query, text)
         if window.accused or not due(window):
             return None
-        score = self.model.score(window)
-        window.highest = max(window.highest, score)
-        window.accused = score > limit
+        score = model.score(window)
+        window.accused = score > model.limit
         return (window, score) if window.accused else None
 
 
-def detect(queries: Iterable[Query], model: Model, pool_limit: float | None = None) -> Iterator[Finding]:
+def detect(queries: Iterable[Query], model: Model, pool_model: Model | None = None) -> Iterator[Finding]:
     """One Finding per account-day or pool-day above its limit, as soon as it is."""
-    detector = Detector(model, pool_limit)
+    detector = Detector(model, pool_model)
     for query in queries:
         yield from detector.see(query)
 
@@ -187,12 +181,10 @@ def finding(account: str, window: Window, model: Model, score: float) -> Finding
     return Finding("guard.account_day", score, account, bound=model.limit, verdict="warn", evidence=evidence)
 
 
-def pool_finding(
-    name: str, accounts: Mapping[str, int], window: Window, model: Model, score: float, limit: float
-) -> Finding:
+def pool_finding(name: str, accounts: Mapping[str, int], window: Window, model: Model, score: float) -> Finding:
     """Names the words that are shared, and the accounts that share them with the rows of each, the busiest first."""
     one = finding(name, window, model, score)
     busiest = sorted(accounts.items(), key=lambda item: -item[1])[:MOST_NAMED]
-    evidence = {name: value for name, value in one.evidence.items() if name not in ("account", "honest_share")}
+    evidence = {name: value for name, value in one.evidence.items() if name != "account"}
     evidence |= {"shared": name, "accounts": dict(busiest), "number_of_accounts": len(accounts)}
-    return Finding("guard.pool_day", score, f"{len(accounts)} accounts", None, limit, "warn", evidence)
+    return Finding("guard.pool_day", score, f"{len(accounts)} accounts", None, model.limit, "warn", evidence)

@@ -82,7 +82,6 @@ class Window:
     evidence: list[int] = field(default_factory=list)
     readings: int = 0
     accused: bool = False
-    highest: float = -math.inf
 
     def add(self, query: Query, text: Read) -> None:
         """Take one row."""

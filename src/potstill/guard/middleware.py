@@ -1,4 +1,4 @@
-"""The guard in front of somebody's own API: ASGI middleware that looks on. It changes nothing unless responses are named.
+"""The guard before somebody's own API: ASGI middleware that looks on, and changes nothing unless responses are named.
 
 app = GuardMiddleware(app, on_finding=lambda finding: logger.warning("%s", finding.as_json()))
 """
@@ -15,7 +15,7 @@ from typing import Any
 from potstill.core.finding import Finding
 from potstill.data.quarantine import BadRow
 from potstill.data.rows import Line
-from potstill.guard.detector import MOST_ACCOUNTS, Detector, Model, shipped, shipped_pool_limit
+from potstill.guard.detector import MOST_ACCOUNTS, Detector, Model, shipped, shipped_pools
 from potstill.guard.logformats import NAMES, Query, parse_openai
 from potstill.guard.querylog import DAY
 from potstill.guard.response import DELAY_S, Action, coarsened, steps
@@ -44,10 +44,10 @@ class GuardMiddleware:
         *,
         model: Model | None = None,
         account_header: str = "authorization",
-        responses: Sequence[Action] = (),
+        responses: Sequence[str] = (),
     ):
         self.app, self.on_finding = app, on_finding
-        self.detector = Detector(model or shipped(), shipped_pool_limit())
+        self.detector = Detector(model or shipped(), shipped_pools())
         self.unseen = 0
         self._header, self._responses = account_header.lower().encode(), tuple(responses)
         steps(0.0, 0.0, self._responses)  # an unknown one is refused at once
@@ -138,16 +138,16 @@ class Accused:
         while len(self._scores) > MOST_ACCOUNTS:
             self._scores.popitem(last=False)
 
-    def steps(self, query: Query, allowed: Sequence[Action]) -> tuple[Action, ...]:
+    def steps(self, query: Query, allowed: Sequence[str]) -> tuple[Action, ...]:
         """What is to be done about whoever sent the query."""
         above = self._scores.get((query.account, int(query.time // DAY)))
         return () if above is None else steps(above, 0.0, allowed)
 
 
 def _anonymous(request: Any) -> Any:
-    return (
-        {name: value for name, value in request.items() if name not in NAMES} if isinstance(request, dict) else request
-    )
+    if not isinstance(request, dict):
+        return request
+    return {name: value for name, value in request.items() if name not in NAMES}
 
 
 async def _refuse(send: Send) -> None:

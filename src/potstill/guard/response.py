@@ -43,7 +43,7 @@ LADDER: Mapping[Action, Step] = {
 }
 
 
-def steps(score: float, limit: float, allowed: Sequence[Action]) -> tuple[Action, ...]:
+def steps(score: float, limit: float, allowed: Sequence[str]) -> tuple[Action, ...]:
     """Which of the allowed steps a score calls for. Raises InputError for an unknown one."""
     if unknown := [action for action in allowed if action not in LADDER]:
         raise InputError(f"{unknown[0]!r} is no response; responses are: {', '.join(LADDER)}")

@@ -112,7 +112,9 @@ def main() -> None:
             streams = [list(dealt(ATTACKS[kind], unseen, 40_000 + seed, accounts, EARLY)) for seed in range(n)]
             alone = [bool(named(queries, model, None)) for queries in streams]
             together = [bool(named(queries, model, pools)) for queries in streams]
-            say(f"- {kind} over {accounts} accounts, seen by {EARLY}: one by one {share(alone)}; pooled {share(together)}")
+            say(
+                f"- {kind} over {accounts} accounts, seen by {EARLY}: one by one {share(alone)}; pooled {share(together)}"
+            )
 
 
 if __name__ == "__main__":

@@ -82,7 +82,8 @@ TORCH_FREE = [
     *("data.order_settings", "data.augment.settings", "data.curriculum.graph", "data.difficulty.schedule"),
     *("teachers.forms", "teachers.framing", "students.shape", "traffic", "estimate", "sizes"),
     *("core.finding", "guard.querylog", "guard.logformats", "guard.text", "guard.features"),
-    *("guard.detector", "guard.simulate"),
+    *("guard.detector", "guard.simulate", "guard.pools", "guard.crowds", "guard.response", "guard.middleware"),
+    *("guard.watermark", "guard.radioactivity", "guard.canaries", "guard.prada"),
     *("recipes.catalogue", "redaction", "environment", "cli.main", "cli.summary"),
 ]
 LARGEST_FILE = 400

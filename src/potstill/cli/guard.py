@@ -24,7 +24,8 @@ def guard(
     log: Annotated[str, typer.Argument(metavar="LOG", help="A query log: JSON lines, OpenAI style, or nginx's.")],
     format: Annotated[str, typer.Option("--format", help=f"One of {', '.join(FORMATS)}.")] = "auto",
     since: Annotated[
-        str | None, typer.Option("--since", metavar="TIME", help="Leave out rows before this ISO 8601 date or time (UTC).")
+        str | None,
+        typer.Option("--since", metavar="TIME", help="Leave out rows before this ISO 8601 date or time (UTC)."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

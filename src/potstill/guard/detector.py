@@ -122,7 +122,8 @@ def due(window: Window) -> bool:
 
 
 class Detector:
-    """Holds the days that are open: at most MOST_ACCOUNTS windows, of accounts and of pools of accounts.
+    """Holds the days that are open, of accounts and of pools: at most MOST_ACCOUNTS windows of about 25 kB, 500 MB at
+    the very most.
 
     pool_model: what judges a pool; None looks at accounts one by one only.
     """

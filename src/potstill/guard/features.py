@@ -61,7 +61,7 @@ class Reference:
 
 @dataclass(slots=True)
 class Window:
-    """Running sums of one account-day: about 10 kB, whatever the number of rows."""
+    """Running sums of one account-day: about 25 kB, whatever the number of rows."""
 
     rows: int = 0
     first: float = 0.0

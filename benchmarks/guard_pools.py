@@ -2,8 +2,8 @@
 
     python benchmarks/guard_pools.py --crowds 20 --ship
 
-Pools have a model of their own, fitted on harvests and honest crowds. Fitting, the limit and the figures use three sets of
-seeds; the figures use questions that neither of the others saw. `--ship` writes the model into the package. A harvest
+Pools have a model of their own, fitted on harvests and honest crowds. Fitting, the limit and the figures use three sets
+of seeds; the figures use questions that neither of the others saw. `--ship` writes the model into the package. A harvest
 wants 20,000 answers, and must be seen within 1,000.
 """
 

@@ -64,8 +64,11 @@ def test_what_cannot_be_read_passes_and_is_counted():
 
 def guarded(seen, sent, responses, limit=-1e9):
     async def app(scope, receive, send):
-        message = await receive()
-        seen.append((json.loads(message["body"]), dict(scope["headers"]), scope.get("state", {})))
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message["body"], message["more_body"]
+        seen.append((json.loads(body), dict(scope["headers"]), scope.get("state", {})))
 
     return GuardMiddleware(app, sent.append, model=dataclasses.replace(shipped(), limit=limit), responses=responses)
 

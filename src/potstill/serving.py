@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 import os
 import socket
 import ssl
@@ -14,14 +15,17 @@ from typing import Any
 
 import torch
 import uvicorn
+from starlette.types import ASGIApp
 from transformers import PreTrainedTokenizerBase
 
 from potstill.assemble import local
 from potstill.core.batch import Batch
 from potstill.core.errors import InputError
+from potstill.core.finding import Finding
 from potstill.core.protocols import Teacher
 from potstill.core.signal import HeadedStates, Want
 from potstill.core.task import Task
+from potstill.guard.middleware import GuardMiddleware
 from potstill.students.load import load_model
 from potstill.students.pooled import config_of, positions_of
 from potstill.students.sample import ends_of
@@ -83,7 +87,8 @@ class Listening:
 @dataclass(frozen=True, slots=True)
 class Serving:
     """Which model is served, as what, and within which limits. calibration: a text from which the scales of
-    int8 states are taken; without one that form is not offered. bf16: run the model under autocast."""
+    int8 states are taken; without one that form is not offered. bf16: run the model under autocast. guard: a file for
+    findings about keys that seem to harvest the model; None looks at nobody."""
 
     model: ModelSettings
     task: Task = "causal-lm"
@@ -92,6 +97,7 @@ class Serving:
     bf16: bool = False
     trust_remote_code: bool = False
     limits: Limits = field(default_factory=Limits)
+    guard: Path | None = None
 
 
 def serve(serving: Serving, listening: Listening, keys: tuple[str, ...], *, say: Callable[[str], None]) -> None:
@@ -102,6 +108,7 @@ def serve(serving: Serving, listening: Listening, keys: tuple[str, ...], *, say:
     refuse_exposed(listening, keys)
     context = listening.context()
     with StopFlag() as stop:
+        around = None if serving.guard is None else watching(serving.guard)
         service = assembled(serving)
         stop.check()
         ring = KeyRing(keys)
@@ -109,7 +116,7 @@ def serve(serving: Serving, listening: Listening, keys: tuple[str, ...], *, say:
         service.metrics.gauges["streams"] = lambda: streams.count
         service.batching.start()
         try:
-            server = _Server(service, ring, listening, lambda: _streams(streams, listening, context), say)
+            server = _Server(service, ring, listening, lambda: _streams(streams, listening, context), say, around)
             server.run()
         finally:
             streams.close()
@@ -117,6 +124,23 @@ def serve(serving: Serving, listening: Listening, keys: tuple[str, ...], *, say:
         stop.check()
         if not server.started:
             raise InputError(f"{listening.host}:{listening.port}: cannot listen there; name another --port")
+
+
+def watching(file: Path) -> Callable[[ASGIApp], ASGIApp]:
+    """The guard as an observer: each finding becomes a line of JSON in the file. It changes no answer.
+
+    Raises InputError when the file cannot be written.
+    """
+    try:
+        findings = file.open("a", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{file}: the guard's findings cannot be written there ({error.strerror})") from error
+
+    def write(finding: Finding) -> None:
+        findings.write(json.dumps(finding.as_json()) + "\n")
+        findings.flush()
+
+    return lambda app: GuardMiddleware(app, write)  # type: ignore[arg-type, return-value]
 
 
 def refuse_exposed(listening: Listening, keys: tuple[str, ...]) -> None:
@@ -217,12 +241,13 @@ class _Server(uvicorn.Server):
         listening: Listening,
         open_streams: Callable[[], list[str]],
         say: Callable[[str], None],
+        around: Callable[[ASGIApp], ASGIApp] | None = None,
     ):
         protocol: Any = guarded(service.limits, service.metrics)
         if (context := listening.context()) is not None:
             protocol = secured(protocol, context, service.limits, service.metrics)
         config = uvicorn.Config(
-            application(service, ring),
+            application(service, ring, around),
             host=listening.host,
             port=listening.port,
             http=protocol,

@@ -26,7 +26,7 @@ FROZEN = {
     "curate": ["FILE", "KEY.SUB=VALUE", "--output", "--allow-unisolated-code", "--json"],
     "serve": [
         *("MODEL", "--task", "--name", "--host", "--port", "--socket", "--stream-port", "--key-file", "--key-env"),
-        *("--tls-cert", "--tls-key", "--calibrate", "--bf16", "--limit", "--trust-remote-code", "--json"),
+        *("--tls-cert", "--tls-key", "--calibrate", "--bf16", "--limit", "--guard", "--trust-remote-code", "--json"),
     ],
     "cluster": ["FILE", "--json"],
     "compress": [
@@ -38,7 +38,7 @@ FROZEN = {
         *("--output-dir", "--json"),
     ],
     "compare": ["ARM", "--seeds", "--output-dir", "--any-budget", "--json"],
-    "guard": ["LOG", "--format", "--json"],
+    "guard": ["LOG", "--format", "--since", "--json"],
 }
 GLOBAL = ["--traceback", "--version"]
 

@@ -22,3 +22,13 @@ def test_guard_refuses_an_empty_log_and_an_unknown_format(tmp_path, capsys):
     assert "the log is empty" in capsys.readouterr().err
     assert main(["guard", str(log), "--format", "csv"]) == 2
     assert "is no log format" in capsys.readouterr().err
+
+
+def test_since_leaves_earlier_rows_out_and_refuses_what_is_no_date(tmp_path, capsys):
+    log = tmp_path / "q.jsonl"
+    rows = [{"account": "a", "time": f"2026-11-2{day}T12:00:00+00:00", "prompt": "hello"} for day in (3, 4)]
+    log.write_text("\n".join(map(json.dumps, rows)))
+    assert main(["guard", str(log), "--since", "2026-11-24", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["log"]["rows"] == 2
+    assert main(["guard", str(log), "--since", "yesterday"]) == 2
+    assert "is no date or time" in capsys.readouterr().err

@@ -34,6 +34,10 @@ def serve(
     limit: Annotated[
         list[str] | None, typer.Option("--limit", metavar="NAME=VALUE", help="Change a limit.", show_default=False)
     ] = None,
+    guard: Annotated[
+        Path | None,
+        typer.Option("--guard", metavar="FILE", help="Write findings about keys that seem to harvest the model here."),
+    ] = None,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
@@ -57,6 +61,7 @@ def serve(
             bf16=bf16,
             trust_remote_code=trust_remote_code,
             limits=limits_from(pairs),
+            guard=guard,
         )
         listening = Listening(host, port, socket, stream_port, tls_cert, tls_key)
         if not is_loopback(host) and tls_cert is None:

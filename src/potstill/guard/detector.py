@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +20,12 @@ from jaxtyping import Float
 from potstill.core.finding import Finding
 from potstill.guard.features import FEATURES, Reference, Window
 from potstill.guard.logformats import Query
+from potstill.guard.pools import Pools
 from potstill.guard.querylog import DAY
-from potstill.guard.text import read
+from potstill.guard.text import Read, read
 
 FIRST_READING = 25
+MOST_NAMED = 50
 MOST_ACCOUNTS = 20_000
 """Account-days held at once; the one that has been silent longest is closed first."""
 
@@ -82,6 +84,11 @@ def shipped() -> Model:
     return Model.of((Path(__file__).parent / "model.json").read_text(encoding="utf-8"))
 
 
+def shipped_pools() -> Model:
+    """The model of pools that comes with the package; benchmarks/guard_pools.py makes it."""
+    return Model.of((Path(__file__).parent / "pools.json").read_text(encoding="utf-8"))
+
+
 def fit(
     features_NF: Float[np.ndarray, "N F"], attack_N: Float[np.ndarray, " N"], *, ridge: float = 1.0, steps: int = 25
 ) -> tuple[Float[np.ndarray, " F"], Float[np.ndarray, " F"], Float[np.ndarray, " F"], float]:
@@ -115,33 +122,47 @@ def due(window: Window) -> bool:
 
 
 class Detector:
-    """Holds the days that are open: at most MOST_ACCOUNTS windows of about 25 kB, 500 MB at the very most."""
+    """Holds the days that are open, of accounts and of pools: at most MOST_ACCOUNTS windows of about 25 kB, 500 MB at
+    the very most.
 
-    def __init__(self, model: Model):
-        self.model = model
-        self._open: OrderedDict[tuple[str, int], Window] = OrderedDict()
+    pool_model: what judges a pool; None looks at accounts one by one only.
+    """
 
-    def see(self, query: Query) -> Finding | None:
-        """Take one row; a Finding when it is the one that brings its account-day above the limit."""
-        key = (query.account, int(query.time // DAY))
+    def __init__(self, model: Model, pool_model: Model | None = None):
+        self.model, self.pool_model = model, pool_model
+        self._pools = Pools()
+        self._open: OrderedDict[tuple[str, str, int], Window] = OrderedDict()
+
+    def see(self, query: Query) -> Iterator[Finding]:
+        """Take one row; a Finding for each account-day or pool-day that it brings above its limit."""
+        text, day = read(query.prompt), int(query.time // DAY)
+        if found := self._taken(query, text, ("account", query.account, day), self.model):
+            yield finding(query.account, found[0], self.model, found[1])
+        if self.pool_model is None:
+            return
+        for name, end in self._pools.see(query, day):
+            if found := self._taken(query, text, ("pool", name, day), self.pool_model):
+                yield pool_finding(name, end.accounts, found[0], self.pool_model, found[1])
+
+    def _taken(self, query: Query, text: Read, key: tuple[str, str, int], model: Model) -> tuple[Window, float] | None:
+        """The window and its score, when this row brings it above the limit."""
         window = self._open.setdefault(key, Window())
         self._open.move_to_end(key)
         if len(self._open) > MOST_ACCOUNTS:
             self._open.popitem(last=False)
-        window.add(query, read(query.prompt))
+        window.add(query, text)
         if window.accused or not due(window):
             return None
-        score = self.model.score(window)
-        window.accused = score > self.model.limit
-        return finding(query.account, window, self.model, score) if window.accused else None
+        score = model.score(window)
+        window.accused = score > model.limit
+        return (window, score) if window.accused else None
 
 
-def detect(queries: Iterable[Query], model: Model) -> Iterator[Finding]:
-    """One Finding per account-day above the limit, as soon as it is."""
-    detector = Detector(model)
+def detect(queries: Iterable[Query], model: Model, pool_model: Model | None = None) -> Iterator[Finding]:
+    """One Finding per account-day or pool-day above its limit, as soon as it is."""
+    detector = Detector(model, pool_model)
     for query in queries:
-        if found := detector.see(query):
-            yield found
+        yield from detector.see(query)
 
 
 def finding(account: str, window: Window, model: Model, score: float) -> Finding:
@@ -159,3 +180,12 @@ def finding(account: str, window: Window, model: Model, score: float) -> Finding
         "limit_made": model.made,
     }
     return Finding("guard.account_day", score, account, bound=model.limit, verdict="warn", evidence=evidence)
+
+
+def pool_finding(name: str, accounts: Mapping[str, int], window: Window, model: Model, score: float) -> Finding:
+    """Names the words that are shared, and the accounts that share them with the rows of each, the busiest first."""
+    one = finding(name, window, model, score)
+    busiest = sorted(accounts.items(), key=lambda item: -item[1])[:MOST_NAMED]
+    evidence = {name: value for name, value in one.evidence.items() if name != "account"}
+    evidence |= {"shared": name, "accounts": dict(busiest), "number_of_accounts": len(accounts)}
+    return Finding("guard.pool_day", score, f"{len(accounts)} accounts", None, model.limit, "warn", evidence)

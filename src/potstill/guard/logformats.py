@@ -26,6 +26,8 @@ LONGEST_PROMPT = 4000
 _MILLISECONDS = 1e11
 _ACCOUNT = ("account", "user", "account_id", "user_id", "organization")
 _SECRET = ("api_key", "key")
+NAMES = frozenset(_ACCOUNT + _SECRET)
+"""Fields that say who asks."""
 _TIME = ("time", "timestamp", "created", "created_at", "ts")
 _TEXT = ("prompt", "input", "query", "text", "q")
 

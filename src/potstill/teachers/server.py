@@ -32,8 +32,8 @@ _ROUTES = ("/live", "/health", "/metrics", "/v1/models", "/v1/teacher", "/v1/sig
 T = TypeVar("T")
 
 
-def application(service: Service, keys: KeyRing) -> ASGIApp:
-    """The whole application, behind its gate."""
+def application(service: Service, keys: KeyRing, around: Callable[[ASGIApp], ASGIApp] | None = None) -> ASGIApp:
+    """The whole application, behind its gate. around: what stands between the two, and sees only whoever has a key."""
     routes = Routes(service)
     app = Starlette(
         routes=[
@@ -47,7 +47,7 @@ def application(service: Service, keys: KeyRing) -> ASGIApp:
         ],
         exception_handlers={Refused: _refusal},
     )
-    return Gate(app, keys, service.limits, service.metrics)
+    return Gate(app if around is None else around(app), keys, service.limits, service.metrics)
 
 
 class Gate:

@@ -181,7 +181,8 @@ def _written(place: Path, where: str) -> Ancestor | None:
     record = place.with_name(f"{place.name}.json")
     try:
         found = json.loads(record.read_text(encoding="utf-8"))
-        licence, model, url = found["licence"], found["model"], found.get("endpoint", "")
+        licence = found["job"].get("licence") or found.get("licence")
+        model, url = found["model"], found.get("endpoint", "")
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return Ancestor("writer", str(model), str(licence or "unknown"), str(url), ours=not url, where=where)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from potstill.core.outcome import Finding
+from potstill.core.finding import Finding
 from potstill.core.record import RunRecord
 from potstill.report.numbers import FORMATS, NARROW
 

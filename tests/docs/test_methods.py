@@ -20,7 +20,16 @@ make = generator("make_methods")
 
 # Settings of these groups that are numbers of a method, not methods.
 LAYERS = {"attention", "hidden", "embedding", "cosine"}
-NOT_METHODS = {"head", "freeze", "max_positions", "model_name_or_path", "revision", "trust_remote_code", "pooling"}
+NOT_METHODS = {
+    "head",
+    "freeze",
+    "max_positions",
+    "model_name_or_path",
+    "licence",
+    "revision",
+    "trust_remote_code",
+    "pooling",
+}
 
 
 def test_the_page_is_up_to_date():

@@ -1,7 +1,6 @@
 """What to do about an account above the limit. Steps of one ladder; none is taken unless somebody says so.
 
-Each costs an honest account something, too, on the days on which it is accused. `price` says what, and
-benchmarks/guard_responses.py multiplies it by how often that happens.
+Each costs an honest account something, too, on the days on which it is accused: `price` says what.
 """
 
 from __future__ import annotations

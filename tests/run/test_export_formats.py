@@ -34,7 +34,7 @@ def test_a_finished_run_gives_one_more(finished, tmp_path, capsys):
     assert {"export.logit_difference", "export.onnx.logit_difference"} <= names
     assert (copied / "config.yaml").read_bytes() == before
     assert main(["export", str(copied), "--format", "onyx"]) == 2
-    assert "onyx: no such export format; there are huggingface, onnx" in capsys.readouterr().err
+    assert "onyx: no such export format; there are huggingface, huggingface-bf16, onnx" in capsys.readouterr().err
 
 
 def test_an_export_is_measured_beside_the_student(finished, tmp_path, capsys):

@@ -38,7 +38,7 @@ class ExportSettings(Settings):
     formats: tuple[FormatName, ...] = ("huggingface",)
     tolerance: Annotated[float, Field(ge=0)] = 1e-5
     runtime_tolerance: Annotated[float, Field(ge=0)] = 1e-3
-    fp16_tolerance: Annotated[float, Field(ge=0)] = 0.5
+    fp16_tolerance: Annotated[float, Field(ge=0)] = 0.25
     least_agreement: Annotated[float, Field(gt=0, le=1)] = 0.9
     calibration_rows: Annotated[int, Field(ge=1)] = 256
     name: str | None = None

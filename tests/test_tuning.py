@@ -20,6 +20,7 @@ def recipe(tmp_path_factory):
     return write_recipe(root, values)
 
 
+@pytest.mark.slow
 def test_a_search_over_width_and_bits(recipe, tmp_path, capsys, monkeypatch):
     words = ["tune", str(recipe), "student.intermediate_size=[2,8]", "--format", "onnx", "--format", "onnx-int8"]
     words += ["--megabytes", "0.6", "--trials", "6", "--output-dir", str(tmp_path / "out"), "--json"]

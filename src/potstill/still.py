@@ -215,8 +215,9 @@ def conclude(bench: Bench, again: str | None, formats: Sequence[str] = ()) -> No
     if again == "findings.json" or folder.read_json("findings.json") is None:
         folder.write_json("findings.json", [finding.as_json() for finding in measure(bench)])
     found, gate = judge(folder, release=False, measured=("findings.json",))
-    folder.write_json("gate.json", gate_record(found, gate))
-    heed(bench, found)
+    if folder.read_json("gate.json") != (record := gate_record(found, gate)):
+        folder.write_json("gate.json", record)
+        heed(bench, found)
     if not gate.open:
         reported(folder)
         raise GateError(closed(folder.root, [finding.name for finding in gate.stops]))
@@ -278,9 +279,12 @@ def controls(recipe: Recipe, steps: int) -> list[tuple[StageSettings, int]]:
 
 
 def cleared(bench: Bench) -> None:
-    """Before anything is loaded: what the recipe names. Raises TermsError."""
+    """Before anything is loaded: what the recipe names. A run that came to its gate before has said it. Raises
+    TermsError."""
     with asking(bench.folder):
-        heed(bench, clear(bench.recipe, bench.folder.root, fetch=True))
+        found = clear(bench.recipe, bench.folder.root, fetch=True)
+    if bench.folder.read_json("gate.json") is None:
+        heed(bench, found)
 
 
 def heed(bench: Bench, findings: Sequence[Finding]) -> None:

@@ -75,7 +75,7 @@ def test_workspace_stays_below_half_a_gigabyte(dtype, store, size):
     assert block >= 128
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("memory", ["balanced", "low"])
 @pytest.mark.parametrize("name", ["jensen_shannon", "adaptive_kl"])
 def test_several_tiles_and_blocks_equal_one(name, memory, dtype, monkeypatch):

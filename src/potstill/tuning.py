@@ -23,18 +23,17 @@ import torch
 from potstill.assemble import scores
 from potstill.bench import Bench
 from potstill.config import Recipe
-from potstill.core.batch import Batch
 from potstill.core.errors import DataError, InputError, ModelError, RecipeError
-from potstill.core.signal import Outputs, Want
 from potstill.data.order import in_order
 from potstill.data.prepare import prepare
+from potstill.deployed import forward_of
 from potstill.evaluate.cost import deployed_bytes
 from potstill.evaluate.settings import CostSettings
 from potstill.evaluate.timing import time_interleaved
 from potstill.export.formats import FORMATS, place, refuse_not_installed
 from potstill.export.graph import input_names
 from potstill.export.rows import tensors_of
-from potstill.export.runtimes import Answer, needed
+from potstill.export.runtimes import needed
 from potstill.folder import RunFolder
 from potstill.recipe_yaml import load_recipe
 from potstill.report.pareto import chart, front
@@ -219,20 +218,12 @@ def measured(recipe: Recipe, folder: Path, form: str, say: Callable[[str], None]
     answer = program.open(folder / place(form), recipe.task, cost.threads)
     with StopFlag() as stop, torch.inference_mode():
         bench = Bench(recipe, RunFolder(folder), stop=stop, say=say)
-        found = scores(bench, _forward(answer, names), prepared, prepared.validation)
+        found = scores(bench, forward_of(answer, names), prepared, prepared.validation)
         rows = in_order(prepared.validation.encoded[: cost.rounds], prepared.collate, 1)
         turns = cycle([tensors_of(row, names) for row in rows])
         times = time_interleaved({"": lambda: answer(next(turns))}, rounds=cost.rounds, threads=cost.threads, rest=REST)
     quality = found["accuracy"] if recipe.task == "classify" else -found["loss"]
     return quality, 1000 * float(np.median(times[""]))
-
-
-def _forward(answer: Answer, names: Sequence[str]) -> Callable[[Batch, Want], Outputs]:
-    def forward(batch: Batch, want: Want) -> Outputs:
-        logits = answer(tensors_of(batch, names))
-        return Outputs(logits_BTV=logits.unsqueeze(1) if logits.dim() == 2 else logits)
-
-    return forward
 
 
 def dots(search: Search, everyone: Sequence[Tried]) -> list[Dot]:
